@@ -1,0 +1,6 @@
+//! What the kernel programs and the daemon must agree on: layouts that cross the kernel boundary,
+//! and pure functions compiled on both sides.
+#![cfg_attr(not(test), no_std)]
+
+pub mod function;
+pub mod site;

@@ -1,0 +1,220 @@
+//! What a probe at one instruction stands for, packed into the attach cookie of that probe.
+
+use crate::function::Function;
+
+/// What it means when a thread reaches an instruction that carries a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// The entry of a public function: one call.
+    Call(Function),
+    /// A branch inside the allocator to the entry of a public function: the call that follows is not
+    /// the program's, and is taken off that function's count.
+    Transfer(Function),
+    /// The entry of `_int_malloc(av, bytes)`.
+    Arena,
+    /// The entry of `sysmalloc(nb, av)`, or the instruction that stands for it.
+    Sysmalloc,
+    /// The entry of `munmap_chunk(p)`.
+    MunmapChunk,
+    /// The entry of `systrim(pad, av)`.
+    Systrim,
+    /// The entry of `new_heap(size, top_pad)` (`alloc_new_heap` from 2.35 does its work).
+    NewHeap,
+    /// A branch to `mmap` that maps a chunk; after a `brk` that failed in the same `sysmalloc` it is the fallback.
+    MapChunk,
+    /// A branch to `mmap` that stands in for a `brk` that failed.
+    MapFallback,
+    /// A branch to `mmap` that reserves the heap of an arena.
+    MapHeap,
+    /// A branch to `munmap` that gives a mapped chunk back.
+    UnmapChunk,
+    /// A branch to `munmap` that cuts or gives back the heap of an arena.
+    UnmapHeap,
+    /// A branch to `mremap` that resizes a mapped chunk.
+    RemapChunk,
+    /// A branch to `sbrk` (or `__glibc_morecore`) that grows the main heap.
+    Grow,
+    /// A branch to `sbrk` (or `__glibc_morecore`) that trims the main heap.
+    Trim,
+}
+
+/// Where the fields of `struct malloc_par` (`mp_`) lie; the first three (`trim_threshold`, `top_pad`,
+/// `mmap_threshold`) are at 0, 8 and 16 in every glibc from 2.23 to 2.44.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum MpLayout {
+    /// `mp_` was not found, or its layout is not one of those below.
+    Unknown = 0,
+    /// glibc 2.23 to 2.25 (88 bytes) and 2.26 to 2.34 (112 bytes): the fields read here agree.
+    Upto234 = 1,
+    /// glibc 2.35 to 2.42, 136 bytes.
+    From235 = 2,
+    /// glibc 2.43 (144 bytes) and 2.44 (136 bytes).
+    From243 = 3,
+}
+
+/// Offsets in bytes from `mp_`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MpOffsets {
+    /// `int n_mmaps`
+    pub n_mmaps: u32,
+    /// `int n_mmaps_max`
+    pub n_mmaps_max: u32,
+    /// `int no_dyn_threshold`
+    pub no_dyn_threshold: u32,
+    /// `INTERNAL_SIZE_T mmapped_mem`
+    pub mmapped_mem: u32,
+}
+
+/// `size_t trim_threshold` in `mp_`, every layout.
+pub const MP_TRIM_THRESHOLD: u32 = 0;
+/// `size_t mmap_threshold` in `mp_`, every layout.
+pub const MP_MMAP_THRESHOLD: u32 = 16;
+
+impl MpLayout {
+    /// The layout of that discriminant; unknown ones are [`MpLayout::Unknown`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_index(index: u8) -> Self {
+        match index {
+            1 => MpLayout::Upto234,
+            2 => MpLayout::From235,
+            3 => MpLayout::From243,
+            _ => MpLayout::Unknown,
+        }
+    }
+
+    /// The offsets, from the debug information of glibc 2.23 to 2.44 on x86-64 and aarch64, which agree.
+    #[must_use]
+    #[inline(always)]
+    pub const fn offsets(self) -> Option<MpOffsets> {
+        Some(match self {
+            MpLayout::Unknown => return None,
+            MpLayout::Upto234 => MpOffsets { n_mmaps: 40, n_mmaps_max: 44, no_dyn_threshold: 52, mmapped_mem: 56 },
+            MpLayout::From235 => MpOffsets { n_mmaps: 60, n_mmaps_max: 64, no_dyn_threshold: 72, mmapped_mem: 80 },
+            MpLayout::From243 => MpOffsets { n_mmaps: 68, n_mmaps_max: 72, no_dyn_threshold: 80, mmapped_mem: 88 },
+        })
+    }
+}
+
+/// The cookie of one probe: its role, and how to reach `mp_` from the probed instruction.
+///
+/// Bits 0..8 role, 8..16 function, 16..24 layout of `mp_`, 32..64 signed distance from the probed
+/// instruction to `mp_` (both in one ELF file, so it fits; 0: not known).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cookie(pub u64);
+
+impl Cookie {
+    /// Packs a role alone.
+    #[must_use]
+    pub const fn new(role: Role) -> Self {
+        let (code, function) = match role {
+            Role::Call(f) => (1, f as u64),
+            Role::Transfer(f) => (2, f as u64),
+            Role::Arena => (3, 0),
+            Role::Sysmalloc => (4, 0),
+            Role::MunmapChunk => (5, 0),
+            Role::Systrim => (6, 0),
+            Role::NewHeap => (7, 0),
+            Role::MapChunk => (8, 0),
+            Role::MapFallback => (9, 0),
+            Role::MapHeap => (10, 0),
+            Role::UnmapChunk => (11, 0),
+            Role::UnmapHeap => (12, 0),
+            Role::RemapChunk => (13, 0),
+            Role::Grow => (14, 0),
+            Role::Trim => (15, 0),
+        };
+        Self(code | function << 8)
+    }
+
+    /// Adds the way to `mp_`: `distance` is `mp_` minus the probed instruction, in bytes.
+    #[must_use]
+    pub const fn with_mp(self, layout: MpLayout, distance: i32) -> Self {
+        Self(self.0 & 0xffff | (layout as u64) << 16 | (distance as u32 as u64) << 32)
+    }
+
+    /// The role; `None` for a cookie this version did not make.
+    #[must_use]
+    #[inline(always)]
+    pub const fn role(self) -> Option<Role> {
+        let function = Function::from_index((self.0 >> 8) as u8);
+        Some(match (self.0 as u8, function) {
+            (1, Some(f)) => Role::Call(f),
+            (2, Some(f)) => Role::Transfer(f),
+            (3, _) => Role::Arena,
+            (4, _) => Role::Sysmalloc,
+            (5, _) => Role::MunmapChunk,
+            (6, _) => Role::Systrim,
+            (7, _) => Role::NewHeap,
+            (8, _) => Role::MapChunk,
+            (9, _) => Role::MapFallback,
+            (10, _) => Role::MapHeap,
+            (11, _) => Role::UnmapChunk,
+            (12, _) => Role::UnmapHeap,
+            (13, _) => Role::RemapChunk,
+            (14, _) => Role::Grow,
+            (15, _) => Role::Trim,
+            _ => return None,
+        })
+    }
+
+    /// Layout and address of `mp_`, for a probe hit at `ip`; `None` when the file's `mp_` is not known.
+    #[must_use]
+    #[inline(always)]
+    pub const fn mp(self, ip: u64) -> Option<(MpLayout, u64)> {
+        let layout = MpLayout::from_index((self.0 >> 16) as u8);
+        let distance = (self.0 >> 32) as u32 as i32 as i64;
+        if matches!(layout, MpLayout::Unknown) || distance == 0 {
+            return None;
+        }
+        Some((layout, ip.wrapping_add(distance as u64)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::function;
+
+    #[test]
+    fn a_cookie_gives_back_its_role() {
+        let mut roles = std::vec![
+            Role::Arena,
+            Role::Sysmalloc,
+            Role::MunmapChunk,
+            Role::Systrim,
+            Role::NewHeap,
+            Role::MapChunk,
+            Role::MapFallback,
+            Role::MapHeap,
+            Role::UnmapChunk,
+            Role::UnmapHeap,
+            Role::RemapChunk,
+            Role::Grow,
+            Role::Trim,
+        ];
+        for f in function::ALL {
+            roles.push(Role::Call(f));
+            roles.push(Role::Transfer(f));
+        }
+        for role in roles {
+            assert_eq!(Cookie::new(role).role(), Some(role));
+            assert_eq!(Cookie::new(role).with_mp(MpLayout::From235, -4096).role(), Some(role));
+        }
+        assert_eq!(Cookie(0).role(), None);
+        assert_eq!(Cookie(0x6301).role(), None);
+    }
+
+    #[test]
+    fn mp_is_reached_from_the_probed_instruction_in_both_directions() {
+        let cookie = Cookie::new(Role::Sysmalloc);
+        assert_eq!(cookie.mp(0x1000), None);
+        assert_eq!(
+            cookie.with_mp(MpLayout::From243, 0x13_c820).mp(0x7f00_0009_6b20),
+            Some((MpLayout::From243, 0x7f00_001d_3340))
+        );
+        assert_eq!(cookie.with_mp(MpLayout::Upto234, -16).mp(0x1000), Some((MpLayout::Upto234, 0xff0)));
+    }
+}

@@ -1,0 +1,1 @@
+//! Watches memory allocation on a live machine, from `malloc` to the system call.

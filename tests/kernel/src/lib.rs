@@ -1,0 +1,1 @@
+//! Runs victim programs under the built daemon and compares what both say.
