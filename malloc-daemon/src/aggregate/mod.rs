@@ -1,0 +1,3 @@
+//! Raw rows over time become what is true now: pure, one owner.
+
+pub mod model;
