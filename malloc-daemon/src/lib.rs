@@ -1,3 +1,4 @@
 //! Watches memory allocation on a live machine, from `malloc` to the system call.
 
 pub mod aggregate;
+pub mod probes;

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
     bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs,
 };
-use malloc_common::abi::{Counter, Event, Flight, SLOT_LIVE, Series, Slot};
+use malloc_common::abi::{COUNTERS, Counter, Event, Flight, SERIES, SLOT_EXITED, SLOT_LIVE, Series, Slot};
 use malloc_common::histogram::{self, BUCKETS};
 use malloc_common::loss::Loss;
 use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD, MpLayout};
@@ -72,7 +72,7 @@ unsafe fn read_user<T>(address: u64, offset: u32) -> Option<T> {
 }
 
 #[cfg(target_arch = "bpf")]
-mod atomic {
+mod machine {
     use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 
     /// Adds without using the result: the one form that BPF compiles to a plain atomic add.
@@ -80,6 +80,15 @@ mod atomic {
     pub unsafe fn add(at: *mut u64, n: u64) {
         // SAFETY: the caller passes a pointer into a map value.
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(at, n) };
+    }
+
+    /// Hides where an index comes from: the compiler would otherwise prove a bounds check needless and drop it,
+    /// and the verifier, which cannot follow the proof, would refuse the program.
+    #[inline(always)]
+    pub fn opaque(mut index: u64) -> u64 {
+        // SAFETY: one move of a register onto itself.
+        unsafe { core::arch::asm!("{0} = {0}", inout(reg) index, options(pure, nomem, nostack)) };
+        index
     }
 
     #[inline(always)]
@@ -91,10 +100,14 @@ mod atomic {
 
 /// Type-checks the programs on the host, where none of them runs.
 #[cfg(not(target_arch = "bpf"))]
-mod atomic {
+mod machine {
     pub unsafe fn add(at: *mut u64, n: u64) {
         // SAFETY: the caller passes a pointer into a map value.
         unsafe { *at += n };
+    }
+
+    pub fn opaque(index: u64) -> u64 {
+        index
     }
 
     pub unsafe fn replace_zero(at: *mut u32, new: u32) -> u32 {
@@ -215,7 +228,7 @@ impl Kernel for Bpf {
             // SAFETY: the last thread of the image runs here; nothing else writes the slot any more.
             unsafe {
                 (*slot).end_ns = self.now_ns();
-                (*slot).comm = if state == malloc_common::abi::SLOT_EXITED { self.comm() } else { (*slot).comm };
+                (*slot).comm = if state == SLOT_EXITED { self.comm() } else { (*slot).comm };
                 (*slot).state = state;
             }
         }
@@ -240,8 +253,11 @@ impl Kernel for Bpf {
     #[inline(always)]
     fn add(&self, slot: SlotId, counter: Counter, n: u64) {
         if let Some(slot) = SLOTS.get_ptr_mut(slot) {
-            // SAFETY: the index is below `COUNTERS` by construction, the slot is a map value.
-            unsafe { atomic::add((&raw mut (*slot).counters).cast::<u64>().add(counter.index()), n) };
+            let index = machine::opaque(counter.index() as u64);
+            if index < COUNTERS as u64 {
+                // SAFETY: the index was just checked, the slot is a map value.
+                unsafe { machine::add((&raw mut (*slot).counters).cast::<u64>().add(index as usize), n) };
+            }
         }
     }
 
@@ -256,7 +272,7 @@ impl Kernel for Bpf {
         }
         let taken = FREE_HISTS.pop().ok()??;
         // SAFETY: as above.
-        let before = unsafe { atomic::replace_zero(at, taken + 1) };
+        let before = unsafe { machine::replace_zero(at, taken + 1) };
         if before == 0 {
             return Some(taken);
         }
@@ -268,12 +284,12 @@ impl Kernel for Bpf {
     #[inline(always)]
     fn record(&self, histogram: HistogramId, value: u64) {
         if let Some(h) = HISTOGRAMS.get_ptr_mut(histogram) {
-            let bucket = histogram::bucket(value) as usize;
-            if bucket < BUCKETS {
+            let bucket = machine::opaque(u64::from(histogram::bucket(value)));
+            if bucket < BUCKETS as u64 {
                 // SAFETY: the index was just checked, the histogram is a map value.
                 unsafe {
-                    atomic::add((&raw mut (*h).buckets).cast::<u64>().add(bucket), 1);
-                    atomic::add(&raw mut (*h).sum, value);
+                    machine::add((&raw mut (*h).buckets).cast::<u64>().add(bucket as usize), 1);
+                    machine::add(&raw mut (*h).sum, value);
                 }
             }
         }
@@ -322,7 +338,7 @@ impl Kernel for Bpf {
     fn lose(&self, loss: Loss) {
         if let Some(lost) = LOST.get_ptr_mut(loss as u32) {
             // SAFETY: a map value.
-            unsafe { atomic::add(lost, 1) };
+            unsafe { machine::add(lost, 1) };
         }
     }
 
@@ -334,10 +350,10 @@ impl Kernel for Bpf {
 
 #[inline(always)]
 fn series_of(slot: *mut Slot, series: Series) -> Option<*mut u32> {
-    let index = series.index();
-    if index >= malloc_common::abi::SERIES {
+    let index = machine::opaque(series.index() as u64);
+    if index >= SERIES as u64 {
         return None;
     }
     // SAFETY: the index was just checked.
-    Some(unsafe { (&raw mut (*slot).series).cast::<u32>().add(index) })
+    Some(unsafe { (&raw mut (*slot).series).cast::<u32>().add(index as usize) })
 }
