@@ -372,6 +372,55 @@ pub struct Event {
     pub values: [u64; 10],
 }
 
+/// 64-bit words of a [`Slot`].
+pub const SLOT_WORDS: usize = size_of::<Slot>() / 8;
+/// 64-bit words of a [`Histogram`].
+pub const HISTOGRAM_WORDS: usize = size_of::<Histogram>() / 8;
+/// 64-bit words of a [`Flight`].
+pub const FLIGHT_WORDS: usize = size_of::<Flight>() / 8;
+/// Bytes of an [`Event`].
+pub const EVENT_BYTES: usize = size_of::<Event>();
+
+impl Slot {
+    /// A slot from the words of its row, as the kernel wrote them.
+    #[must_use]
+    pub fn from_words(words: [u64; SLOT_WORDS]) -> Self {
+        // SAFETY: same size, and every pattern of bits is a valid slot: integers only, no padding.
+        unsafe { core::mem::transmute(words) }
+    }
+}
+
+impl Histogram {
+    /// A histogram from the words of its row.
+    #[must_use]
+    pub fn from_words(words: [u64; HISTOGRAM_WORDS]) -> Self {
+        // SAFETY: same size, and every pattern of bits is a valid histogram.
+        unsafe { core::mem::transmute(words) }
+    }
+
+    /// No value at all.
+    pub const EMPTY: Self = Self { sum: 0, buckets: [0; BUCKETS] };
+}
+
+impl Flight {
+    /// The words of a flight, for the row of a map.
+    #[must_use]
+    pub fn to_words(self) -> [u64; FLIGHT_WORDS] {
+        // SAFETY: same size; the padding is explicit, so that every byte is set.
+        unsafe { core::mem::transmute(self) }
+    }
+}
+
+impl Event {
+    /// An event from the bytes of a ring entry; `None` when there are too few.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: [u8; EVENT_BYTES] = bytes.get(..EVENT_BYTES)?.try_into().ok()?;
+        // SAFETY: same size, and every pattern of bits is a valid event.
+        Some(unsafe { core::mem::transmute::<[u8; EVENT_BYTES], Event>(bytes) })
+    }
+}
+
 const _: () = {
     assert!(size_of::<Slot>() == 96 + SERIES * 4 + COUNTERS * 8);
     assert!(size_of::<Slot>().is_multiple_of(8));

@@ -208,9 +208,6 @@ pub fn branch<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
 #[inline(always)]
 pub fn syscall_enter<K: Kernel>(k: &K, syscall: Syscall, args: [u64; 6]) {
     let Some(slot) = slot(k) else { return };
-    if let (true, Some(series)) = (syscall as u8 != Syscall::Brk as u8, size_series(syscall)) {
-        count(k, slot, series, length(syscall, &args));
-    }
     let sp = k.user_sp();
     let now = k.now_ns();
     let old_break = if syscall as u8 == Syscall::Brk as u8 { k.program_break() } else { 0 };
@@ -267,6 +264,9 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
     };
     let nanoseconds = now.saturating_sub(entered_ns);
     count(k, slot, Series::Latency(syscall), nanoseconds);
+    if let Some(series) = size_series(syscall) {
+        count(k, slot, series, bytes);
+    }
     let Some(origin) = Origin::from_index(origin) else { return };
     if failed {
         k.add(slot, Counter::SyscallFailed(syscall), 1);

@@ -1,4 +1,5 @@
 //! Watches memory allocation on a live machine, from `malloc` to the system call.
 
 pub mod aggregate;
+pub mod collect;
 pub mod probes;

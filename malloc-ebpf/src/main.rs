@@ -1,5 +1,11 @@
 //! The programs that run in the kernel; on the host this crate only checks and lints.
-#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch, core_intrinsics), allow(internal_features))]
+#![cfg_attr(
+    target_arch = "bpf",
+    no_std,
+    no_main,
+    feature(asm_experimental_arch, core_intrinsics),
+    allow(internal_features)
+)]
 
 mod arena;
 mod call;

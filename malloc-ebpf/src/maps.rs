@@ -49,4 +49,4 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 
 /// One empty flight, written by the daemon at start: too large to build on the stack at every insertion.
 #[map]
-pub static ZERO_FLIGHT: Array<Flight> = Array::with_max_entries(1, 0);
+pub static ZERO_FLIGHT: Array<Flight> = Array::with_max_entries(1, BPF_F_MMAPABLE);
