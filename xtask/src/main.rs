@@ -1,2 +1,88 @@
-//! Every developer command.
-fn main() {}
+//! Every developer command: `cargo xtask <command>`.
+mod ebpf;
+mod run;
+mod setup;
+mod shell;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use workspace::Workspace;
+
+/// Everything a developer of malloc-daemon does.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Bring what building and testing needs: packages, rust-src, bpf-linker, cargo-deny.
+    ///
+    /// What is there already is left alone. Ends with one sentence for each thing it could not
+    /// bring, and exit status 1 if there is one.
+    Setup {
+        /// Leave out what only the checks of a merge need (cargo-deny, which takes minutes to build).
+        #[arg(long)]
+        minimal: bool,
+    },
+    /// Build the eBPF object that the daemon embeds.
+    ///
+    /// Needs rustc 1.95.0 with rust-src, and bpf-linker; `cargo xtask setup` brings both.
+    Ebpf {
+        /// Write nothing: build, and compare with the committed object.
+        #[arg(long, conflicts_with = "output")]
+        check: bool,
+        /// Write the object here instead of over the committed one.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Check the rules of the tree that the compiler does not know.
+    Tidy,
+    /// Run every check and test that this machine can run.
+    ///
+    /// Ends with a table. A step that could not run is listed as `not run` with its reason and is
+    /// never counted as passed; with CI=true in the environment it fails the whole.
+    Test {
+        /// Leave out the tests that attach probes to this machine's kernel, and so need root.
+        #[arg(long)]
+        no_kernel: bool,
+        /// Run only the tests whose name contains this, and no other check.
+        filter: Option<String>,
+    },
+    /// Build and start the daemon, show what it answers, and keep it running until ctrl-c.
+    Run {
+        /// Arguments for `malloc-daemon serve`.
+        #[arg(last = true, value_name = "ARGS")]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Task::Setup { minimal } => setup::setup(minimal),
+        Task::Ebpf { check: true, .. } => Workspace::find().and_then(|workspace| ebpf::check(&workspace)),
+        Task::Ebpf { check: false, output } => {
+            Workspace::find().and_then(|workspace| ebpf::write(&workspace, output.as_deref()))
+        }
+        Task::Tidy => Workspace::find().and_then(|workspace| tidy::tidy(&workspace)),
+        Task::Test { no_kernel, filter } => {
+            let selection = test::Selection { kernel: !no_kernel, filter };
+            Workspace::find().and_then(|workspace| test::test(&workspace, &selection))
+        }
+        Task::Run { arguments } => Workspace::find().and_then(|workspace| run::run(&workspace, &arguments)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
