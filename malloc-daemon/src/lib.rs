@@ -1,1 +1,3 @@
 //! Watches memory allocation on a live machine, from `malloc` to the system call.
+
+pub mod targets;
