@@ -3,6 +3,8 @@
 pub mod decode;
 pub mod depth;
 pub mod elf;
+#[cfg(test)]
+mod fixture;
 pub mod locate;
 pub mod sites;
 pub mod symbols;

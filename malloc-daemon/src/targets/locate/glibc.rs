@@ -17,7 +17,7 @@ pub const ENTRIES: [(&str, Role, usize); 5] = [
 const RELAYS: [&str; 4] = ["reallocarray", "__libc_reallocarray", "free_sized", "free_aligned_sized"];
 
 /// Functions of malloc.c and arena.c that may branch to a public function or a system-call wrapper (glibc 2.23 to 2.44).
-const INTERNAL: [&str; 45] = [
+const INTERNAL: [&str; 46] = [
     "_int_malloc",
     "_int_free",
     "_int_free_chunk",
@@ -56,6 +56,7 @@ const INTERNAL: [&str; 45] = [
     "tcache_realloc_init",
     "tcache_memalign_init",
     "tcache_free_init",
+    "tcache_double_free_verify",
     "__libc_malloc2",
     "__libc_calloc2",
     "malloc_hook_ini",

@@ -1,7 +1,10 @@
 //! Turns the bytes of a file that defines `malloc` into the list of its probes.
 
+mod debug_data;
 mod glibc;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 use malloc_common::site::{Cookie, MpLayout, Role};
 use object::elf as raw;
@@ -137,20 +140,42 @@ pub fn locate<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Loc
     }
     let build_id = elf.build_id();
     let mut notes = Vec::new();
+    if !defines(&elf)? {
+        return Ok(Located {
+            kind: AllocatorKind::Unknown,
+            build_id,
+            machine: elf.machine(),
+            hooks: Vec::new(),
+            functions: Vec::new(),
+            mp: None,
+            main_arena: None,
+            located_by: Source::Exports,
+            missing: vec![Missing {
+                depth: Depth::Sysmalloc,
+                what: "malloc".into(),
+                why: "no symbol table of this file defines malloc and free".into(),
+            }],
+            notes,
+        });
+    }
     let found = gather(&elf, build_id.as_ref(), debug, &mut notes)?;
     let kind = kind(&elf, &found.symbols);
     let mp = malloc_par(&elf, &found.symbols);
     let main_arena = object_at(&found.symbols, "main_arena");
     let glibc = matches!(kind, AllocatorKind::Glibc { .. });
     let mut scan = Scan::new(&elf, &found.symbols, mp, &mut notes);
-    scan.entries(glibc && found.internals_by != Source::Exports);
-    scan.branches(glibc && found.internals_by != Source::Exports);
+    let named = found.internals_by != Source::Exports;
+    if glibc {
+        scan.sweep_unnamed();
+    }
+    scan.entries(glibc && named);
+    scan.branches(glibc && named);
     let (hooks, functions, mut missing) = scan.finish();
     if glibc && let Some(why) = &found.why_no_internals {
         missing.push(Missing { depth: Depth::Arena, what: "_int_malloc".into(), why: why.clone() });
         missing.push(Missing { depth: Depth::Sysmalloc, what: "sysmalloc and the slow path".into(), why: why.clone() });
     }
-    if !glibc && functions.iter().any(|function| function.name == "malloc") {
+    if !glibc {
         let why = "this allocator is not glibc's: its internals are not known";
         for (depth, what) in [(Depth::Arena, "arena"), (Depth::Sysmalloc, "slow path")] {
             missing.push(Missing { depth, what: what.into(), why: why.into() });
@@ -174,14 +199,22 @@ pub fn locate<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Loc
 /// Whether the file defines `malloc` and `free`: exports them or, as a static executable does, holds them.
 #[must_use]
 pub fn defines_malloc<'data, R: ReadRef<'data>>(file: R) -> bool {
-    let Ok(elf) = Elf::parse(file) else { return false };
-    [Table::Exported, Table::Full].into_iter().any(|table| {
-        let symbols = symbols::read(&elf, table, Source::Exports, |name| matches!(name, "malloc" | "free"));
-        let Ok(Some(symbols)) = symbols else { return false };
-        let defines =
-            |name| symbols.iter().any(|s| s.name == name && s.binding == Binding::Default && elf.is_code(s.vaddr));
-        defines("malloc") && defines("free")
-    })
+    Elf::parse(file).and_then(|elf| defines(&elf)).unwrap_or(false)
+}
+
+fn defines<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<bool, ElfError> {
+    for table in [Table::Exported, Table::Full] {
+        let named = symbols::read(elf, table, Source::Exports, |name| matches!(name, "malloc" | "free"))?;
+        let named = named.unwrap_or_default();
+        let bindings = |name| named.iter().filter(move |s| s.name == name && elf.is_code(s.vaddr)).map(|s| s.binding);
+        // The linker makes malloc local in a static position-independent executable, but not free.
+        let open = |name| bindings(name).any(|binding| binding != Binding::Local);
+        let any = |name| bindings(name).next().is_some();
+        if any("malloc") && any("free") && (open("malloc") || open("free")) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 struct Found {
@@ -216,7 +249,16 @@ fn gather<'data, R: ReadRef<'data>>(
         }
     }
     if internals_by.is_none() {
-        lacking.push("no .gnu_debugdata".to_owned());
+        match debug_data::symbols(elf, glibc::is_wanted) {
+            None => lacking.push("no .gnu_debugdata".to_owned()),
+            Some(Ok(table)) => {
+                internals_by = found(table, Source::DebugData);
+                if internals_by.is_none() {
+                    lacking.push("nothing of malloc in .gnu_debugdata".to_owned());
+                }
+            }
+            Some(Err(error)) => lacking.push(format!("unusable .gnu_debugdata ({error})")),
+        }
     }
     if internals_by.is_none() {
         match debug {

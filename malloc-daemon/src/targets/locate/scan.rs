@@ -12,10 +12,19 @@ use crate::targets::decode::{Arguments, BODY_LIMIT, Execution, Flow, Instruction
 use crate::targets::depth::Depth;
 use crate::targets::elf::Elf;
 use crate::targets::sites::{entry_site, execution};
-use crate::targets::symbols::{Binding, Name, Source, Symbol};
+use crate::targets::symbols::{Name, Source, Symbol};
+
+/// The most code of one file that is decoded: thirty times glibc's malloc.
+const CODE_LIMIT: u64 = 1 << 20;
+
+/// The function name of code that no symbol names.
+const UNNAMED: &str = "";
+
+/// The most code between two public functions that is taken for malloc.c's own: the widest gap seen has 5 KiB.
+const GAP_LIMIT: u64 = 16 << 10;
 
 /// A stretch of the allocator's code: a function, or the part of one that lies elsewhere.
-struct Stretch {
+struct Stretch<'data> {
     /// The name in the source of the function it belongs to.
     function: String,
     /// The symbol's own name.
@@ -24,7 +33,7 @@ struct Stretch {
     reshaped: bool,
     part: bool,
     cold: bool,
-    code: Vec<u8>,
+    code: &'data [u8],
     body: Vec<Instruction>,
 }
 
@@ -34,7 +43,9 @@ pub struct Scan<'a, 'data, R> {
     mp: Option<MallocPar>,
     notes: &'a mut Vec<String>,
     functions: BTreeMap<u64, AllocatorFunction>,
-    stretches: Vec<Stretch>,
+    stretches: Vec<Stretch<'data>>,
+    /// How many bytes may still be decoded.
+    allowance: u64,
     /// The entries of the counted functions.
     counted: BTreeMap<u64, Function>,
     wrappers: BTreeMap<u64, Wrapper>,
@@ -53,6 +64,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             notes,
             functions: fold(elf, symbols),
             stretches: Vec::new(),
+            allowance: CODE_LIMIT,
             counted: BTreeMap::new(),
             wrappers: BTreeMap::new(),
             targets: BTreeSet::new(),
@@ -84,10 +96,11 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             if !glibc::is_allocator_code(base) || self.wrappers.contains_key(&function.vaddr) {
                 continue;
             }
-            if function.size == 0 || function.size > BODY_LIMIT {
+            if function.size == 0 || function.size > BODY_LIMIT.min(self.allowance) {
                 self.notes.push(format!("{} was not looked into: its size is {}.", function.name, function.size));
                 continue;
             }
+            self.allowance = self.allowance.saturating_sub(function.size);
             let Some(code) = self.elf.bytes_at(function.vaddr, function.size) else { continue };
             let body: Vec<Instruction> = x86_64::decode(code, function.vaddr).collect();
             let end = body.last().map_or(function.vaddr, Instruction::end);
@@ -102,7 +115,58 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
                 reshaped: name.reshaped,
                 part: name.part,
                 cold: name.cold,
-                code: code.to_vec(),
+                code,
+                body,
+            });
+        }
+    }
+
+    /// Decodes the code between neighbouring public functions that belongs to no known name: in a stripped libc all
+    /// internal functions, else those this version of the daemon does not know.
+    ///
+    /// The code of one object file is contiguous, and all counted functions come from malloc.c, so the code between two
+    /// of them is malloc.c's own: a branch there to a counted function is a transfer. What lies before the first or
+    /// behind the last stays unseen.
+    pub fn sweep_unnamed(&mut self) {
+        let known: Vec<(u64, u64, bool, String)> = self
+            .functions
+            .values()
+            .filter(|function| !self.wrappers.contains_key(&function.vaddr))
+            .filter_map(|function| {
+                let end = function.vaddr.checked_add(function.size)?;
+                Some((function.vaddr, end, self.counted.contains_key(&function.vaddr), function.name.clone()))
+            })
+            .collect();
+        let counted = |(_, _, counted, _): &&(u64, u64, bool, String)| *counted;
+        let (Some(first), Some(last)) = (known.iter().find(counted), known.iter().rev().find(counted)) else { return };
+        for pair in known.windows(2) {
+            let [(vaddr, end, _, symbol), (next, ..)] = pair else { continue };
+            let Some(gap) = next.checked_sub(*end).filter(|gap| (1..=GAP_LIMIT.min(self.allowance)).contains(gap))
+            else {
+                continue;
+            };
+            if *vaddr < first.0 || *next > last.0 {
+                continue;
+            }
+            self.allowance = self.allowance.saturating_sub(gap);
+            let Some(code) = self.elf.bytes_at(*vaddr, next.saturating_sub(*vaddr)) else { continue };
+            let Some(unnamed) = usize::try_from(end.saturating_sub(*vaddr)).ok().and_then(|at| code.get(at..)) else {
+                continue;
+            };
+            let body: Vec<Instruction> = x86_64::decode(unnamed, *end).collect();
+            let decoded = body.last().map_or(*end, Instruction::end);
+            if decoded.checked_sub(*end) != Some(gap) {
+                self.notes.push(format!("The code behind {symbol} was decoded up to {decoded:#x} only."));
+            }
+            self.targets.extend(body.iter().filter_map(|instruction| instruction.flow.target()));
+            self.stretches.push(Stretch {
+                function: UNNAMED.to_owned(),
+                symbol: symbol.clone(),
+                vaddr: *vaddr,
+                reshaped: false,
+                part: false,
+                cold: false,
+                code,
                 body,
             });
         }
@@ -122,8 +186,8 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             return;
         }
         for (name, role, arguments) in glibc::ENTRIES {
-            let whole = |stretch: &&Stretch| stretch.function == name && !stretch.part && !stretch.cold;
-            let usable = |stretch: &&Stretch| whole(stretch) && (!stretch.reshaped || arguments == 1);
+            let whole = |stretch: &&Stretch<'_>| stretch.function == name && !stretch.part && !stretch.cold;
+            let usable = |stretch: &&Stretch<'_>| whole(stretch) && (!stretch.reshaped || arguments == 1);
             let places: Vec<u64> = self.stretches.iter().filter(usable).map(|stretch| stretch.vaddr).collect();
             if places.is_empty() {
                 let why = if self.stretches.iter().any(|stretch| whole(&stretch)) {
@@ -140,8 +204,11 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
     }
 
     fn entry_at(&mut self, vaddr: u64, role: Role, arguments: usize) {
-        let Some(stretch) = self.stretches.iter().find(|stretch| stretch.vaddr == vaddr) else { return };
-        let Some(site) = entry_site(&stretch.code, &stretch.body, Arguments::first(arguments), &self.targets) else {
+        let Some(stretch) = self.stretches.iter().find(|stretch| stretch.vaddr == vaddr && stretch.function != UNNAMED)
+        else {
+            return;
+        };
+        let Some(site) = entry_site(stretch.code, &stretch.body, Arguments::first(arguments), &self.targets) else {
             return;
         };
         let symbol = stretch.symbol.clone();
@@ -158,7 +225,9 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
                 let Some(target) = instruction.flow.target() else { continue };
                 let role = match (self.counted.get(&target), self.wrappers.get(&target)) {
                     (Some(function), _) if !glibc::is_relay(&stretch.function) => Some(Role::Transfer(*function)),
-                    (None, Some(wrapper)) if internals => glibc::origin(&stretch.function, *wrapper, out_of_line),
+                    (None, Some(wrapper)) if internals && stretch.function != UNNAMED => {
+                        glibc::origin(&stretch.function, *wrapper, out_of_line)
+                    }
                     _ => None,
                 };
                 let Some(role) = role else { continue };
@@ -247,7 +316,8 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
 
 /// The address a program that links against `name` reaches.
 fn public(symbols: &[Symbol], name: &str) -> Option<u64> {
-    let named = symbols.iter().filter(|symbol| symbol.name == name && symbol.binding != Binding::Local);
+    let named = symbols.iter().filter(|symbol| symbol.name == name);
+    // Local ones come last: a static position-independent executable has no other malloc.
     let best = named.min_by_key(|symbol| (symbol.binding, symbol.source != Source::Exports))?;
     Some(best.vaddr)
 }
