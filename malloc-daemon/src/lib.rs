@@ -2,4 +2,6 @@
 
 pub mod aggregate;
 pub mod collect;
+pub mod host;
 pub mod probes;
+pub mod targets;

@@ -1,0 +1,14 @@
+//! Which files hold an allocator, and where in them the probes belong.
+
+pub mod decode;
+pub mod depth;
+pub mod elf;
+#[cfg(test)]
+mod fixture;
+pub mod locate;
+pub mod sites;
+pub mod symbols;
+
+pub use depth::Depth;
+pub use elf::{BuildId, ElfError};
+pub use locate::{AllocatorKind, Hook, Located, locate};
