@@ -1,0 +1,1 @@
+//! Which files and processes carry probes, and where in them.
