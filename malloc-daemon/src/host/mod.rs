@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 pub mod btf;
+pub mod checks;
 pub mod file;
 pub mod kernel;
 pub mod maps;

@@ -47,6 +47,15 @@ pub fn find() -> Result<Option<Tracefs>, HostError> {
     Ok(choose(&mounts(&text)).map(|root| Tracefs { root }))
 }
 
+/// Whether the kernel could mount it.
+///
+/// # Errors
+/// [`HostError`].
+pub fn is_in_kernel() -> Result<bool, HostError> {
+    let kinds = read_trimmed("/proc/filesystems")?.unwrap_or_default();
+    Ok(kinds.split_whitespace().any(|kind| kind == "tracefs"))
+}
+
 /// Mounts it at [`MOUNT_POINT`] unless it is mounted already. It stays mounted: others may use it from then on.
 ///
 /// # Errors
