@@ -41,7 +41,7 @@ pub struct Mapping {
     pub device: Device,
     /// The inode of the mapped file; 0 when no file is mapped.
     pub inode: u64,
-    /// The path as seen from the process's root when it was mapped, or a name such as `[heap]`; empty when there is
+    /// The path from the root of the process's mount namespace (of this daemon's, where they share it), or a name such as `[heap]`; empty when there is
     /// none. Any bytes except NUL; a newline is real, and so may be a name that only looks like `[heap]`: ask `inode`.
     pub path: Vec<u8>,
     /// The kernel says that the path no longer leads there. A file whose name really ends in " (deleted)" looks the

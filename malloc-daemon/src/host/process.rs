@@ -105,7 +105,7 @@ pub struct Status {
 /// What a process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exe {
-    /// The path, seen from the process's root.
+    /// The path from the root of the process's mount namespace; a changed root directory is not left out.
     pub path: PathBuf,
     /// The file is no longer at that path.
     pub deleted: bool,
@@ -318,10 +318,9 @@ fn parse_exe(target: PathBuf, is_the_file: impl Fn(&Path) -> bool) -> Exe {
 
 fn is_executable_of(pid: Pid, path: &Path) -> bool {
     use super::file::{Root, open_exe, open_in_root};
-    match (open_in_root(Root::Process(pid), path), open_exe(pid, path)) {
-        (Ok(Some(named)), Ok(Some(running))) => named.key == running.key,
-        _ => false,
-    }
+    let Ok(Some(running)) = open_exe(pid, path) else { return false };
+    let is_at = |root| matches!(open_in_root(root, path), Ok(Some(named)) if named.key == running.key);
+    is_at(Root::Process(pid)) || is_at(Root::Host)
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ impl CandidateKind {
 pub struct Candidate {
     /// What its name says.
     pub kind: CandidateKind,
-    /// The path as the process sees it.
+    /// The path from the root of the process's mount namespace.
     pub path: PathBuf,
     /// The path no longer leads to the file.
     pub deleted: bool,
@@ -91,7 +91,7 @@ pub enum UnseenReason {
     /// Another file lies at the path of the mapped one, and only the path may be used here.
     #[error("{} was replaced, and opening the mapped file needs CAP_CHECKPOINT_RESTORE", path.display())]
     Replaced {
-        /// The path as the process sees it.
+        /// The path from the root of the process's mount namespace.
         path: PathBuf,
     },
 }
@@ -277,23 +277,16 @@ fn choose(maps: Vec<Mapping>, executable: Option<&Path>) -> Vec<(CandidateKind, 
     chosen
 }
 
-/// Opens the mapped file itself, or where that is not permitted what lies at its path, if that is the same file.
+/// Opens the mapped file itself, or where that is not possible what lies at its path, if that is the same file.
 fn open(pid: Pid, kind: CandidateKind, mapping: &Mapping) -> Result<Option<Candidate>, UnseenReason> {
     let path = mapping.path();
-    let by_mapping = open_map_file(pid, mapping.start..mapping.end, &path);
-    let file = match by_mapping {
-        Ok(Some(file)) => file,
+    let file = match open_map_file(pid, mapping.start..mapping.end, &path) {
+        Ok(Some(file)) => Some(file),
         // Mappings are split and joined as the process runs; the file may be there still.
-        Ok(None) | Err(FileError::Host(HostError::NotPermitted { .. })) => {
-            match open_in_root(Root::Process(pid), &path)? {
-                Some(file) if file.key.ino == mapping.inode => file,
-                _ if process::identity(pid)?.is_none() => return Ok(None),
-                _ => return Err(UnseenReason::Replaced { path }),
-            }
-        }
+        Ok(None) | Err(FileError::Host(HostError::NotPermitted { .. })) => open_by_path(pid, mapping)?,
         Err(error) => return Err(error.into()),
     };
-    Ok(Some(Candidate {
+    Ok(file.map(|file| Candidate {
         kind,
         path,
         deleted: mapping.deleted,
@@ -303,6 +296,22 @@ fn open(pid: Pid, kind: CandidateKind, mapping: &Mapping) -> Result<Option<Candi
         device: mapping.device,
         inode: mapping.inode,
     }))
+}
+
+/// The kernel shows paths from the root of the mount namespace: that is the process's own root in a container and this
+/// daemon's for a process that only changed its root.
+fn open_by_path(pid: Pid, mapping: &Mapping) -> Result<Option<TargetFile>, UnseenReason> {
+    let path = mapping.path();
+    for root in [Root::Process(pid), Root::Host] {
+        match open_in_root(root, &path)? {
+            Some(file) if file.key.ino == mapping.inode => return Ok(Some(file)),
+            _ => {}
+        }
+    }
+    match process::identity(pid)? {
+        Some(_) => Err(UnseenReason::Replaced { path }),
+        None => Ok(None),
+    }
 }
 
 #[cfg(test)]
@@ -357,6 +366,17 @@ mod tests {
         let serving = scan.files.iter().find(|file| file.candidate.file.key == libc.file.key).unwrap();
         assert!(serving.processes.iter().any(|process| process.pid == own));
         assert!(!scan.files.iter().any(|file| file.candidate.path == executable.path));
+    }
+
+    #[test]
+    fn a_path_serves_only_while_it_leads_to_the_mapped_inode() {
+        let own = Pid(std::process::id());
+        let maps = process::maps(own).unwrap().unwrap();
+        let mut libc = maps.into_iter().find(|mapping| mapping.file_name() == b"libc.so.6").unwrap();
+        assert_eq!(open_by_path(own, &libc).unwrap().unwrap().key.ino, libc.inode);
+        libc.inode += 1;
+        assert!(matches!(open_by_path(own, &libc), Err(UnseenReason::Replaced { .. })));
+        assert!(open_by_path(Pid(u32::MAX), &libc).unwrap().is_none());
     }
 
     #[test]
