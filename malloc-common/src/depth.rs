@@ -3,6 +3,8 @@
 use core::fmt;
 use core::str::FromStr;
 
+use crate::site::Role;
+
 /// Each depth includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Depth {
@@ -24,6 +26,16 @@ pub const DEPTHS: [Depth; 4] = [Depth::Syscall, Depth::Sysmalloc, Depth::Arena, 
 pub struct UnknownDepth;
 
 impl Depth {
+    /// The first depth that needs a probe of that role.
+    #[must_use]
+    pub const fn of(role: Role) -> Self {
+        match role {
+            Role::Call(_) | Role::Transfer(_) => Depth::Call,
+            Role::Arena => Depth::Arena,
+            _ => Depth::Sysmalloc,
+        }
+    }
+
     /// The name on the command line and in JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -11,9 +11,9 @@ use object::elf as raw;
 use object::read::ReadRef;
 
 use super::decode::Execution;
-use super::depth::Depth;
 use super::elf::{BuildId, Elf, ElfError};
 use super::symbols::{self, Binding, Source, Symbol, Table};
+use malloc_common::depth::Depth;
 use scan::Scan;
 
 /// The most probes one file is given: twice what any glibc seen needs.

@@ -9,10 +9,10 @@ use object::read::ReadRef;
 use super::glibc::{self, OutOfLine, Wrapper};
 use super::{AllocatorFunction, HOOK_LIMIT, Hook, MallocPar, Missing};
 use crate::targets::decode::{Arguments, BODY_LIMIT, Execution, Flow, Instruction, x86_64};
-use crate::targets::depth::Depth;
 use crate::targets::elf::Elf;
 use crate::targets::sites::{entry_site, execution};
 use crate::targets::symbols::{Name, Source, Symbol};
+use malloc_common::depth::Depth;
 
 /// The most code of one file that is decoded: thirty times glibc's malloc.
 const CODE_LIMIT: u64 = 1 << 20;
