@@ -3,5 +3,6 @@
 pub mod aggregate;
 pub mod collect;
 pub mod host;
+pub mod observe;
 pub mod probes;
 pub mod targets;

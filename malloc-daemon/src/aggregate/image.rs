@@ -29,6 +29,8 @@ pub struct Facts {
     pub depth: Depth,
     /// What was asked for and is not measured, and why.
     pub not_measured: Vec<(Depth, String)>,
+    /// Origins that no probe of its allocator tells.
+    pub untold: Vec<Origin>,
     /// Nanoseconds since boot since when the probes of its allocator are attached.
     pub probed_since_ns: u64,
     /// The threshold as the daemon read it from the process's memory.
@@ -45,6 +47,7 @@ impl Default for Facts {
             allocator: None,
             depth: Depth::Syscall,
             not_measured: Vec::new(),
+            untold: Vec::new(),
             probed_since_ns: 0,
             threshold: None,
         }
@@ -54,7 +57,8 @@ impl Default for Facts {
 /// The process that a row describes.
 pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u64) -> Process {
     let slot = &row.slot;
-    let measured = |depth: Depth| facts.depth >= depth;
+    let measured = |depth: Depth| facts.depth >= depth && facts.not_measured.iter().all(|(d, _)| *d != depth);
+    let told = |o: Origin| told_by_arguments(o) || (measured(Depth::Sysmalloc) && !facts.untold.contains(&o));
     // An image is known whole when its beginning was seen with every probe in place: an exec, or a fork.
     let begun = slot.born == BORN_EXEC || slot.start_ns >= tracking_since_ns;
     let probed_late = facts.depth > Depth::Syscall && facts.probed_since_ns > slot.first_ns;
@@ -84,8 +88,8 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
             call: measured(Depth::Call).then(|| calls(row)),
             arena: measured(Depth::Arena).then(|| count(row.histogram(Series::Arena))),
             sysmalloc: measured(Depth::Sysmalloc).then(|| count(row.histogram(Series::Sysmalloc))),
-            brk: measured(Depth::Sysmalloc).then(|| origin(slot, Origin::BrkGrowth)),
-            mmap: measured(Depth::Sysmalloc).then(|| {
+            brk: told(Origin::BrkGrowth).then(|| origin(slot, Origin::BrkGrowth)),
+            mmap: told(Origin::MmapCrossing).then(|| {
                 [Origin::MmapCrossing, Origin::MmapFallback, Origin::MmapArenaHeap]
                     .into_iter()
                     .map(|o| origin(slot, o))
@@ -97,12 +101,12 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
         },
         functions: measured(Depth::Call).then(|| functions(row)),
         threshold: threshold(slot).or(facts.threshold),
-        crossings: measured(Depth::Sysmalloc).then(|| sized(row.histogram(Series::Crossing))),
+        crossings: told(Origin::MmapCrossing).then(|| sized(row.histogram(Series::Crossing))),
         syscalls: Syscalls {
-            mmap: syscall(row, Syscall::Mmap, measured(Depth::Sysmalloc)),
-            munmap: syscall(row, Syscall::Munmap, measured(Depth::Sysmalloc)),
-            mremap: syscall(row, Syscall::Mremap, measured(Depth::Sysmalloc)),
-            brk: syscall(row, Syscall::Brk, measured(Depth::Sysmalloc)),
+            mmap: syscall(row, Syscall::Mmap, &told),
+            munmap: syscall(row, Syscall::Munmap, &told),
+            mremap: syscall(row, Syscall::Mremap, &told),
+            brk: syscall(row, Syscall::Brk, &told),
             brk_grown_bytes: counter(slot, Counter::BrkGrown),
             brk_shrunk_bytes: counter(slot, Counter::BrkShrunk),
         },
@@ -212,13 +216,13 @@ fn told_by_arguments(origin: Origin) -> bool {
     matches!(origin, Origin::MmapFile | Origin::MmapThreadStack)
 }
 
-fn syscall(row: &RawImage, syscall: Syscall, slow_path: bool) -> SyscallCount {
+fn syscall(row: &RawImage, syscall: Syscall, told: &dyn Fn(Origin) -> bool) -> SyscallCount {
     let slot = &row.slot;
     let latency = row.histogram(Series::Latency(syscall));
     let by_origin: Vec<_> = ALL_ORIGINS
         .into_iter()
         .filter(|o| o.syscall() == syscall)
-        .map(|o| (o, (slow_path || told_by_arguments(o)).then(|| origin(slot, o))))
+        .map(|o| (o, told(o).then(|| origin(slot, o))))
         .collect();
     let bytes = ALL_ORIGINS.into_iter().filter(|o| o.syscall() == syscall).map(|o| origin(slot, o).bytes);
     SyscallCount {
