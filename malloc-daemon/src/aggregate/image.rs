@@ -73,6 +73,7 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
         allocator: facts.allocator.clone(),
         depth: facts.depth,
         not_measured: facts.not_measured.clone(),
+        exec_seen: slot.born == BORN_EXEC,
         from_start: begun && !probed_late,
         // A process found in the middle of its life is counted from then on; one whose beginning was seen but whose
         // probes came later has levels that cover different times.

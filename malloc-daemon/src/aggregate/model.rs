@@ -103,6 +103,8 @@ pub struct Process {
     pub depth: Depth,
     /// For each depth above that is not measured although it was asked for: why, in words.
     pub not_measured: Vec<(Depth, String)>,
+    /// Its `exec` was seen.
+    pub exec_seen: bool,
     /// The counts hold everything since the image began.
     pub from_start: bool,
     /// Nothing is missing from these counts since `observed_ns`.
