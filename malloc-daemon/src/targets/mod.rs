@@ -7,6 +7,7 @@ pub mod elf;
 mod fixture;
 pub mod locate;
 pub mod sites;
+mod slots;
 pub mod symbols;
 
 pub use depth::Depth;

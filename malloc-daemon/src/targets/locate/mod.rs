@@ -233,6 +233,7 @@ fn gather<'data, R: ReadRef<'data>>(
     let mut symbols = symbols::read(elf, Table::Exported, Source::Exports, glibc::is_wanted)?.unwrap_or_default();
     let mut lacking = Vec::new();
     let mut found = |table: Vec<Symbol>, source| {
+        let table = glibc::without_strangers(table);
         let internals =
             table.iter().any(|symbol| symbol.name == "main_arena" || symbol.name.starts_with("_int_malloc"));
         symbols.extend(table);
