@@ -12,6 +12,9 @@ use super::symbols::DynamicNames;
 
 /// The most slots that are kept: the wanted names are some eighty, each with a slot or two.
 const KEPT_LIMIT: usize = 1024;
+/// The most of one table that is read, and of how many tables: a linker writes two, libc's have 30 KiB.
+const TABLE_LIMIT: u64 = 16 << 20;
+const TABLES: usize = 4;
 
 /// The slots that hold the address of a symbol whose name is `wanted`, with that name.
 ///
@@ -23,8 +26,8 @@ pub fn named_slots<'data, R: ReadRef<'data>>(
 ) -> Result<BTreeMap<u64, &'data str>, ElfError> {
     let mut slots = BTreeMap::new();
     let Some(names) = DynamicNames::open(elf)? else { return Ok(slots) };
-    for section in elf.sections().iter().filter(|section| section.sh_type.get(LE) == elf::SHT_RELA) {
-        let bytes = elf.bytes_of(section)?;
+    for section in elf.sections().iter().filter(|section| section.sh_type.get(LE) == elf::SHT_RELA).take(TABLES) {
+        let bytes = elf.bytes_within(section, TABLE_LIMIT)?;
         let (relocations, _) = pod::slice_from_bytes::<Rela64<LE>>(bytes, bytes.len() / size_of::<Rela64<LE>>())
             .map_err(|()| ElfError::Malformed { what: "relocations" })?;
         for relocation in relocations {

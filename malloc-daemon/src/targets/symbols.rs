@@ -199,11 +199,8 @@ impl<'data> RawTable<'data> {
         let Some(section) = elf.sections().iter().find(|section| section.sh_type.get(LE) == kind) else {
             return Ok(None);
         };
-        let bytes = elf.bytes_of(section)?;
+        let bytes = elf.bytes_within(section, (SYMBOL_LIMIT * size_of::<Sym64<LE>>()) as u64)?;
         let count = bytes.len() / size_of::<Sym64<LE>>();
-        if count > SYMBOL_LIMIT {
-            return Err(ElfError::TooLarge { what: "symbol table", found: count as u64, limit: SYMBOL_LIMIT as u64 });
-        }
         let (symbols, _) =
             pod::slice_from_bytes(bytes, count).map_err(|()| ElfError::Malformed { what: "symbol table" })?;
         let strings = usize::try_from(section.sh_link.get(LE)).ok().and_then(|index| elf.sections().get(index));
@@ -212,7 +209,10 @@ impl<'data> RawTable<'data> {
             Table::Full => &[][..],
             Table::Exported => {
                 let section = elf.sections().iter().find(|section| section.sh_type.get(LE) == elf::SHT_GNU_VERSYM);
-                section.map(|section| elf.bytes_of(section)).transpose()?.unwrap_or_default()
+                section
+                    .map(|section| elf.bytes_within(section, SYMBOL_LIMIT as u64 * 2))
+                    .transpose()?
+                    .unwrap_or_default()
             }
         };
         Ok(Some(Self { symbols, names, versions }))
