@@ -12,6 +12,9 @@ use thiserror::Error;
 pub const SECTION_LIMIT: u64 = 64 << 20;
 /// The most headers of one kind that are read; `e_shnum` holds 16 bits unless extended.
 const HEADER_LIMIT: u32 = 1 << 16;
+/// The most of one group of notes that is read, and of how many groups: libc has three groups of under 100 bytes.
+const NOTE_LIMIT: u64 = 64 << 10;
+const NOTE_GROUPS: usize = 16;
 /// The longest build id that is taken: linkers write 8, 16 or 20 bytes.
 const BUILD_ID_LIMIT: usize = 64;
 /// The longest path a kernel accepts, its final NUL included.
@@ -176,6 +179,15 @@ impl<'data, R: ReadRef<'data>> Elf<'data, R> {
     /// # Errors
     /// When they are not all in the file, are compressed, or exceed [`SECTION_LIMIT`].
     pub fn bytes_of(&self, section: &SectionHeader64<LE>) -> Result<&'data [u8], ElfError> {
+        self.bytes_within(section, SECTION_LIMIT)
+    }
+
+    /// The bytes of a section that needs no more than `limit` of them: a sparse file claims sizes for nothing, and what
+    /// is read is kept.
+    ///
+    /// # Errors
+    /// When they are not all in the file, are compressed, or exceed `limit`.
+    pub fn bytes_within(&self, section: &SectionHeader64<LE>, limit: u64) -> Result<&'data [u8], ElfError> {
         if section.sh_type.get(LE) == elf::SHT_NOBITS {
             return Ok(&[]);
         }
@@ -183,8 +195,8 @@ impl<'data, R: ReadRef<'data>> Elf<'data, R> {
             return Err(ElfError::Malformed { what: "a table in a compressed section" });
         }
         let size = section.sh_size.get(LE);
-        if size > SECTION_LIMIT {
-            return Err(ElfError::TooLarge { what: "section", found: size, limit: SECTION_LIMIT });
+        if size > limit {
+            return Err(ElfError::TooLarge { what: "section", found: size, limit });
         }
         self.data
             .read_bytes_at(section.sh_offset.get(LE), size)
@@ -225,22 +237,22 @@ impl<'data, R: ReadRef<'data>> Elf<'data, R> {
     /// The build id, from the notes that are loaded or, where there are none, from the section.
     #[must_use]
     pub fn build_id(&self) -> Option<BuildId> {
-        let from_segments =
-            self.segments.iter().filter(|segment| segment.p_type(LE) == elf::PT_NOTE).find_map(|segment| {
-                let size = Some(segment.p_filesz(LE)).filter(|size| *size <= SECTION_LIMIT)?;
-                let bytes = self.data.read_bytes_at(segment.p_offset(LE), size).ok()?;
-                build_id_in(segment.p_align(LE), bytes)
-            });
+        let groups = self.segments.iter().filter(|segment| segment.p_type(LE) == elf::PT_NOTE).take(NOTE_GROUPS);
+        let from_segments = groups.into_iter().find_map(|segment| {
+            let size = Some(segment.p_filesz(LE)).filter(|size| *size <= NOTE_LIMIT)?;
+            let bytes = self.data.read_bytes_at(segment.p_offset(LE), size).ok()?;
+            build_id_in(segment.p_align(LE), bytes)
+        });
         from_segments.or_else(|| {
             let section = self.section(b".note.gnu.build-id")?;
-            build_id_in(section.sh_addralign.get(LE), self.bytes_of(section).ok()?)
+            build_id_in(section.sh_addralign.get(LE), self.bytes_within(section, NOTE_LIMIT).ok()?)
         })
     }
 
     /// The name of a separate debug file, if the file names one.
     #[must_use]
     pub fn debug_link(&self) -> Option<DebugLink> {
-        let bytes = self.bytes_of(self.section(b".gnu_debuglink")?).ok()?;
+        let bytes = self.bytes_within(self.section(b".gnu_debuglink")?, PATH_LIMIT + 8).ok()?;
         let length = bytes.iter().position(|&byte| byte == 0)?;
         let file_name = bytes.get(..length)?.to_vec();
         // The checksum follows at the next multiple of four.

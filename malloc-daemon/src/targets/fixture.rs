@@ -50,6 +50,10 @@ pub struct File {
     pub objects: Vec<(&'static str, Vec<u8>)>,
     pub build_id: Vec<u8>,
     pub debug_data: Option<Vec<u8>>,
+    /// Local functions of a source file other than malloc.c.
+    pub strangers: Vec<Function>,
+    /// Slots the dynamic linker fills, and the exported function whose address it stores.
+    pub slots: Vec<(u64, &'static str)>,
 }
 
 struct Section {
@@ -86,7 +90,7 @@ impl File {
             .collect();
         // Sections are counted from 1: seven and the objects' come before the exported names.
         let exported = |function: &&Function| function.visibility != Visibility::Internal;
-        let (symbols, names) = table(self.functions.iter().filter(exported), &[]);
+        let (symbols, names) = table(self.functions.iter().filter(exported), &[], &[], "");
         let versions: Vec<u8> = std::iter::once(0u16)
             .chain(self.functions.iter().filter(exported).map(|function| match function.visibility {
                 Visibility::ExportedOld => 0x8002,
@@ -99,10 +103,21 @@ impl File {
         add(&mut file, ".dynsym", elf::SHT_DYNSYM, next, &symbols);
         add(&mut file, ".gnu.version", elf::SHT_GNU_VERSYM, next + 1, &versions);
         if symtab == Symtab::Kept {
-            let (symbols, names) = table(self.functions.iter(), &objects);
+            let (symbols, names) = table(self.functions.iter(), &objects, &self.strangers, "malloc.c");
             add(&mut file, ".strtab", elf::SHT_STRTAB, 0, &names);
             add(&mut file, ".symtab", elf::SHT_SYMTAB, next + 3, &symbols);
         }
+        let relocations: Vec<u8> = self
+            .slots
+            .iter()
+            .flat_map(|(slot, name)| {
+                let index = self.functions.iter().filter(exported).position(|function| function.name == *name);
+                let symbol = index.expect("an exported function") as u64 + 1;
+                [*slot, symbol << 32 | u64::from(elf::R_X86_64_JUMP_SLOT.0), 0]
+            })
+            .flat_map(u64::to_le_bytes)
+            .collect();
+        add(&mut file, ".rela.plt", elf::SHT_RELA, next + 1, &relocations);
         if let Some(data) = &self.debug_data {
             add(&mut file, ".gnu_debugdata", elf::SHT_PROGBITS, 0, data);
         }
@@ -160,22 +175,41 @@ impl File {
     }
 }
 
-fn table<'a>(functions: impl Iterator<Item = &'a Function>, objects: &[(&str, u64, u64)]) -> (Vec<u8>, Vec<u8>) {
+/// A symbol table and its names: functions and objects of the source file `home`, then the strangers to it.
+fn table<'a>(
+    functions: impl Iterator<Item = &'a Function>,
+    objects: &[(&str, u64, u64)],
+    strangers: &[Function],
+    home: &str,
+) -> (Vec<u8>, Vec<u8>) {
+    const FILE: u8 = 0x04;
+    const LOCAL: u8 = 0x02;
+    const GLOBAL: u8 = 0x12;
     let mut symbols = vec![0; 24];
     let mut names = vec![0];
-    let mut add = |name: &str, info: u8, vaddr: u64, size: u64| {
+    let mut add = |name: &str, info: u8, section: u16, vaddr: u64, size: u64| {
         symbols.extend((names.len() as u32).to_le_bytes());
-        symbols.extend([info, 0, 1, 0]);
+        symbols.extend([info, 0]);
+        symbols.extend(section.to_le_bytes());
         symbols.extend([vaddr, size].iter().flat_map(|word| word.to_le_bytes()));
         names.extend_from_slice(name.as_bytes());
         names.push(0);
     };
+    if !home.is_empty() {
+        add(home, FILE, elf::SHN_ABS.0, 0, 0);
+    }
     for function in functions {
         let local = function.visibility == Visibility::Internal;
-        add(function.name, if local { 0x02 } else { 0x12 }, function.vaddr, function.size);
+        add(function.name, if local { LOCAL } else { GLOBAL }, 1, function.vaddr, function.size);
     }
     for (name, vaddr, size) in objects {
-        add(name, 0x01, *vaddr, *size);
+        add(name, 0x01, 1, *vaddr, *size);
+    }
+    if !strangers.is_empty() {
+        add("other.c", FILE, elf::SHN_ABS.0, 0, 0);
+    }
+    for function in strangers {
+        add(function.name, LOCAL, 1, function.vaddr, function.size);
     }
     (symbols, names)
 }
@@ -242,5 +276,7 @@ pub fn libc() -> File {
         objects: vec![("mp_", mp), ("main_arena", vec![0; 2200])],
         build_id: vec![0x93, 0xac, 0x61, 0xec],
         debug_data: None,
+        strangers: Vec::new(),
+        slots: Vec::new(),
     }
 }

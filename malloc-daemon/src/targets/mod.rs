@@ -14,6 +14,7 @@ mod fixture;
 pub mod locate;
 pub mod plan;
 pub mod sites;
+mod slots;
 pub mod symbols;
 
 pub use contents::Contents;

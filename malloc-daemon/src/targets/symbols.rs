@@ -67,6 +67,8 @@ pub struct Symbol {
     pub binding: Binding,
     /// Where it was found.
     pub source: Source,
+    /// The source file a local symbol comes from, where the table tells.
+    pub file: Option<String>,
 }
 
 /// A symbol's name, taken apart from what the compiler appended to it.
@@ -144,6 +146,21 @@ pub fn read<'data, R: ReadRef<'data>>(
     Ok(Some(kept))
 }
 
+/// The names `.dynsym` numbers, of defined and undefined symbols alike.
+pub(super) struct DynamicNames<'data>(RawTable<'data>);
+
+impl<'data> DynamicNames<'data> {
+    pub(super) fn open<R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<Option<Self>, ElfError> {
+        Ok(RawTable::open(elf, Table::Exported)?.map(Self))
+    }
+
+    /// The name of the symbol at `index`; 0 stands for none.
+    pub(super) fn get(&self, index: u32) -> Option<&'data str> {
+        let symbol = self.0.symbols.get(usize::try_from(index).ok().filter(|index| *index != 0)?)?;
+        self.0.name(symbol)
+    }
+}
+
 struct RawTable<'data> {
     symbols: &'data [Sym64<LE>],
     names: &'data [u8],
@@ -157,6 +174,7 @@ struct Borrowed<'data> {
     size: u64,
     binding: Binding,
     source: Source,
+    file: Option<&'data str>,
 }
 
 impl Borrowed<'_> {
@@ -167,6 +185,7 @@ impl Borrowed<'_> {
             size: self.size,
             binding: self.binding,
             source: self.source,
+            file: self.file.map(ToOwned::to_owned),
         }
     }
 }
@@ -180,11 +199,8 @@ impl<'data> RawTable<'data> {
         let Some(section) = elf.sections().iter().find(|section| section.sh_type.get(LE) == kind) else {
             return Ok(None);
         };
-        let bytes = elf.bytes_of(section)?;
+        let bytes = elf.bytes_within(section, (SYMBOL_LIMIT * size_of::<Sym64<LE>>()) as u64)?;
         let count = bytes.len() / size_of::<Sym64<LE>>();
-        if count > SYMBOL_LIMIT {
-            return Err(ElfError::TooLarge { what: "symbol table", found: count as u64, limit: SYMBOL_LIMIT as u64 });
-        }
         let (symbols, _) =
             pod::slice_from_bytes(bytes, count).map_err(|()| ElfError::Malformed { what: "symbol table" })?;
         let strings = usize::try_from(section.sh_link.get(LE)).ok().and_then(|index| elf.sections().get(index));
@@ -193,23 +209,35 @@ impl<'data> RawTable<'data> {
             Table::Full => &[][..],
             Table::Exported => {
                 let section = elf.sections().iter().find(|section| section.sh_type.get(LE) == elf::SHT_GNU_VERSYM);
-                section.map(|section| elf.bytes_of(section)).transpose()?.unwrap_or_default()
+                section
+                    .map(|section| elf.bytes_within(section, SYMBOL_LIMIT as u64 * 2))
+                    .transpose()?
+                    .unwrap_or_default()
             }
         };
         Ok(Some(Self { symbols, names, versions }))
     }
 
+    fn name(&self, symbol: &Sym64<LE>) -> Option<&'data str> {
+        std::str::from_utf8(nul_terminated(self.names, symbol.st_name.get(LE))?).ok()
+    }
+
     fn defined(&self, source: Source) -> impl Iterator<Item = Borrowed<'data>> {
+        // A file's name comes before its local symbols; an empty one ends the last file's.
+        let mut file = None;
         self.symbols.iter().enumerate().filter_map(move |(index, symbol)| {
             let section = symbol.st_shndx(LE);
             let kind = symbol.st_type();
+            if kind == elf::STT_FILE {
+                file = self.name(symbol).filter(|name| !name.is_empty() && name.len() <= NAME_LIMIT);
+            }
             if section == elf::SHN_UNDEF
                 || (section.is_special() && section != elf::SHN_XINDEX)
                 || !(kind == elf::STT_FUNC || kind == elf::STT_OBJECT)
             {
                 return None;
             }
-            let full = std::str::from_utf8(nul_terminated(self.names, symbol.st_name.get(LE))?).ok()?;
+            let full = self.name(symbol)?;
             // `.symtab` spells versions out: `name@@VERSION` is the default one.
             let (name, version) = full.split_once('@').unwrap_or((full, "@"));
             let hidden = self
@@ -228,6 +256,7 @@ impl<'data> RawTable<'data> {
                 size: symbol.st_size(LE),
                 binding,
                 source,
+                file: file.filter(|_| binding == Binding::Local),
             })
         })
     }

@@ -19,7 +19,7 @@ pub fn symbols<'data, R: ReadRef<'data>>(
     wanted: impl Fn(&str) -> bool,
 ) -> Option<Result<Vec<Symbol>, ElfError>> {
     let section = elf.section(b".gnu_debugdata")?;
-    Some(elf.bytes_of(section).and_then(|compressed| {
+    Some(elf.bytes_within(section, COMPRESSED_LIMIT).and_then(|compressed| {
         let inner = decompress(compressed, SECTION_LIMIT)?;
         let inner = Elf::parse(&*inner)?;
         Ok(symbols::read(&inner, Table::Full, Source::DebugData, wanted)?.unwrap_or_default())
@@ -28,10 +28,6 @@ pub fn symbols<'data, R: ReadRef<'data>>(
 
 /// The decompressed bytes, at most `limit` of them.
 fn decompress(compressed: &[u8], limit: u64) -> Result<Vec<u8>, ElfError> {
-    let found = compressed.len() as u64;
-    if found > COMPRESSED_LIMIT {
-        return Err(ElfError::TooLarge { what: ".gnu_debugdata", found, limit: COMPRESSED_LIMIT });
-    }
     let mut inner = Vec::new();
     XzReader::new_mem_limit(compressed, true, DECODER_LIMIT_KIB)
         .take(limit.saturating_add(1))

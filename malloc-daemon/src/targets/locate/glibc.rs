@@ -3,6 +3,8 @@
 use malloc_common::function::Function;
 use malloc_common::site::{MpLayout, Role};
 
+use crate::targets::symbols::{Name, Symbol};
+
 /// Internal functions that are probed at their entry.
 pub const ENTRIES: [(&str, Role, usize); 5] = [
     ("_int_malloc", Role::Arena, 2),
@@ -111,6 +113,19 @@ pub fn is_wanted(name: &str) -> bool {
 /// The counted function of that name.
 pub fn counted(name: &str) -> Option<Function> {
     malloc_common::function::ALL.into_iter().find(|function| function.name() == name)
+}
+
+/// The symbols without those local to another source file than `_int_malloc`: a statically linked program may well
+/// have a `new_heap` of its own. Names with two underscores are glibc's, whichever file the linker lists them under.
+pub fn without_strangers(mut symbols: Vec<Symbol>) -> Vec<Symbol> {
+    let home = symbols.iter().find(|symbol| Name::parse(&symbol.name).base == "_int_malloc");
+    if let Some(home) = home.and_then(|symbol| symbol.file.clone()) {
+        symbols.retain(|symbol| {
+            let internal = INTERNAL.contains(&Name::parse(&symbol.name).base) && !symbol.name.starts_with("__");
+            !internal || symbol.file.as_ref().is_none_or(|file| *file == home)
+        });
+    }
+    symbols
 }
 
 /// What the build keeps out of line, which decides whose code an inlined branch can be.

@@ -176,6 +176,7 @@ pub fn locate<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Loc
         missing.push(Missing { depth: Depth::Sysmalloc, what: "sysmalloc and the slow path".into(), why: why.clone() });
     }
     if !glibc {
+        notes.push("Calls between public functions are seen only in those functions themselves.".into());
         let why = "this allocator is not glibc's: its internals are not known";
         for (depth, what) in [(Depth::Arena, "arena"), (Depth::Sysmalloc, "slow path")] {
             missing.push(Missing { depth, what: what.into(), why: why.into() });
@@ -233,15 +234,17 @@ fn gather<'data, R: ReadRef<'data>>(
     let mut symbols = symbols::read(elf, Table::Exported, Source::Exports, glibc::is_wanted)?.unwrap_or_default();
     let mut lacking = Vec::new();
     let mut found = |table: Vec<Symbol>, source| {
+        let table = glibc::without_strangers(table);
         let internals =
             table.iter().any(|symbol| symbol.name == "main_arena" || symbol.name.starts_with("_int_malloc"));
         symbols.extend(table);
         internals.then_some(source)
     };
     let mut internals_by = None;
-    match symbols::read(elf, Table::Full, Source::Symtab, glibc::is_wanted)? {
-        None => lacking.push("no .symtab".to_owned()),
-        Some(table) => {
+    match symbols::read(elf, Table::Full, Source::Symtab, glibc::is_wanted) {
+        Err(error) => lacking.push(format!("unusable .symtab ({error})")),
+        Ok(None) => lacking.push("no .symtab".to_owned()),
+        Ok(Some(table)) => {
             internals_by = found(table, Source::Symtab);
             if internals_by.is_none() {
                 lacking.push("nothing of malloc in .symtab".to_owned());

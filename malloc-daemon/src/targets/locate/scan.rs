@@ -11,6 +11,7 @@ use super::{AllocatorFunction, HOOK_LIMIT, Hook, MallocPar, Missing};
 use crate::targets::decode::{Arguments, BODY_LIMIT, Execution, Flow, Instruction, x86_64};
 use crate::targets::elf::Elf;
 use crate::targets::sites::{entry_site, execution};
+use crate::targets::slots::named_slots;
 use crate::targets::symbols::{Name, Source, Symbol};
 use malloc_common::depth::Depth;
 
@@ -175,11 +176,9 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
     /// Hooks the entries of the public functions and, when they are known, of the `internals`.
     pub fn entries(&mut self, internals: bool) {
         for function in function::ALL {
-            let stretch = self.counted.iter().find(|(_, counted)| **counted == function).map(|(vaddr, _)| *vaddr);
-            match stretch {
-                Some(vaddr) => self.entry_at(vaddr, Role::Call(function), function.arguments()),
-                None if function == Function::AlignedAlloc => {}
-                None => self.lack(Depth::Call, function.name(), "this file does not define it"),
+            let place = self.counted.iter().find(|(_, counted)| **counted == function).map(|(vaddr, _)| *vaddr);
+            if let Some(vaddr) = place {
+                self.entry_at(vaddr, Role::Call(function), function.arguments());
             }
         }
         if !internals {
@@ -204,14 +203,16 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
     }
 
     fn entry_at(&mut self, vaddr: u64, role: Role, arguments: usize) {
-        let Some(stretch) = self.stretches.iter().find(|stretch| stretch.vaddr == vaddr && stretch.function != UNNAMED)
-        else {
+        let stretch = self.stretches.iter().find(|stretch| stretch.vaddr == vaddr && stretch.function != UNNAMED);
+        let site = stretch.and_then(|stretch| {
+            let site = entry_site(stretch.code, &stretch.body, Arguments::first(arguments), &self.targets)?;
+            Some((stretch.symbol.clone(), site))
+        });
+        let Some((symbol, site)) = site else {
+            let name = self.functions.get(&vaddr).map(|function| function.name.clone()).unwrap_or_default();
+            self.lack(Depth::of(role), &name, "its code cannot be read");
             return;
         };
-        let Some(site) = entry_site(stretch.code, &stretch.body, Arguments::first(arguments), &self.targets) else {
-            return;
-        };
-        let symbol = stretch.symbol.clone();
         self.hook(role, symbol, site.offset, site.vaddr, site.execution, site.pushed_bytes);
     }
 
@@ -219,10 +220,11 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
     pub fn branches(&mut self, internals: bool) {
         let out_of_line =
             OutOfLine { int_free: self.stretches.iter().any(|stretch| stretch.function.starts_with("_int_free")) };
+        let linked = self.linked();
         let mut found = Vec::new();
         for stretch in &self.stretches {
             for instruction in &stretch.body {
-                let Some(target) = instruction.flow.target() else { continue };
+                let Some(target) = self.destination(instruction.flow, &linked) else { continue };
                 let role = match (self.counted.get(&target), self.wrappers.get(&target)) {
                     (Some(function), _) if !glibc::is_relay(&stretch.function) => Some(Role::Transfer(*function)),
                     (None, Some(wrapper)) if internals && stretch.function != UNNAMED => {
@@ -249,6 +251,41 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
         if internals {
             self.note_absent_origins();
         }
+    }
+
+    /// Slots of the linkage table that lead to a counted function or a wrapper of this file, and its address.
+    fn linked(&mut self) -> BTreeMap<u64, u64> {
+        let mut places = BTreeMap::new();
+        for function in self.functions.values() {
+            if self.counted.contains_key(&function.vaddr) || self.wrappers.contains_key(&function.vaddr) {
+                places.extend(function.aliases.iter().map(|alias| (alias.as_str(), function.vaddr)));
+                places.insert(&function.name, function.vaddr);
+            }
+        }
+        match named_slots(self.elf, |name| places.contains_key(name)) {
+            Ok(slots) => slots.into_iter().filter_map(|(slot, name)| Some((slot, *places.get(name)?))).collect(),
+            Err(error) => {
+                self.notes.push(format!("Branches through the linkage table were not followed: {error}."));
+                BTreeMap::new()
+            }
+        }
+    }
+
+    /// Where a branch leads, also by way of the linkage table.
+    fn destination(&self, flow: Flow, linked: &BTreeMap<u64, u64>) -> Option<u64> {
+        /// `endbr64` and a jump with a prefix.
+        const STUB_BYTES: u64 = 16;
+        let slot_of = |flow| match flow {
+            Flow::Indirect { slot } => slot.and_then(|slot| linked.get(&slot).copied()),
+            _ => None,
+        };
+        let Some(target) = flow.target() else { return slot_of(flow) };
+        if linked.is_empty() || self.functions.contains_key(&target) || !self.elf.is_code(target) {
+            return Some(target);
+        }
+        let stub = self.elf.bytes_at(target, STUB_BYTES)?;
+        let through = x86_64::decode(stub, target).take(2).find(|instruction| instruction.flow != Flow::Next);
+        through.and_then(|instruction| slot_of(instruction.flow)).or(Some(target))
     }
 
     fn note_absent_origins(&mut self) {

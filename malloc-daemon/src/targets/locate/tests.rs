@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::targets::decode::Emulation;
 use crate::targets::elf::{build_id, debug_link, interpreter};
-use crate::targets::fixture::{File, Symtab, address, branch, libc};
+use crate::targets::fixture::{File, Function, Symtab, Visibility, address, branch, libc};
 
 fn located(file: &File, symtab: Symtab) -> Located {
     locate(&*file.bytes(symtab), None).expect("a libc")
@@ -160,6 +160,32 @@ fn a_transfer_that_may_not_be_taken_is_reported_and_not_probed() {
     let found = located(&file, Symtab::Kept);
     assert!(found.hooks.iter().all(|hook| hook.vaddr != at || hook.role == Role::Call(F::PosixMemalign)));
     assert!(found.missing.iter().any(|m| m.depth == Depth::Call && m.what == "posix_memalign+0x0"));
+}
+
+#[test]
+fn a_call_through_the_linkage_table_is_followed() {
+    let mut file = libc();
+    let (realloc, stub, slot) = (address(12), address(22), address(24));
+    // endbr64; jmp [slot]
+    let stub_code = [&[0xf3, 0x0f, 0x1e, 0xfa][..], &branch(&[0xff, 0x25], stub + 4, slot)].concat();
+    file.text.extend(stub_code);
+    let at = (realloc + 1 - address(0)) as usize;
+    file.text[at..at + 5].copy_from_slice(&branch(&[0xe8], realloc + 1, stub));
+    let transfer = |file: &File| located(file, Symtab::Kept).hooks.iter().any(|hook| hook.vaddr == realloc + 1);
+    assert!(!transfer(&file));
+    file.slots = vec![(slot, "malloc")];
+    assert!(transfer(&file));
+}
+
+#[test]
+fn a_function_of_another_source_file_is_not_taken_for_the_allocators() {
+    let mut file = libc();
+    file.text.extend([0x53, 0xc3]);
+    let place = address(22);
+    file.strangers = vec![Function { name: "systrim", vaddr: place, size: 2, visibility: Visibility::Internal }];
+    assert!(located(&file, Symtab::Kept).hooks.iter().all(|hook| hook.vaddr != place));
+    file.functions.append(&mut file.strangers);
+    assert!(located(&file, Symtab::Kept).hooks.iter().any(|hook| hook.vaddr == place));
 }
 
 #[test]
