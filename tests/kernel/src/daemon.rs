@@ -247,7 +247,7 @@ impl Serving {
         let mut last = None;
         let image = within_patience(|| {
             let answer = self.get(&format!("/v1/processes/{pid}"));
-            let image = (answer.status == 200).then(|| Image(answer.json())).filter(&mut satisfied);
+            let image = (answer.status == 200).then(|| Image(answer.json()["process"].clone())).filter(&mut satisfied);
             last = Some(answer);
             image
         });
