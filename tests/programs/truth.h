@@ -43,9 +43,8 @@ static const char *const t_names[T_FUNCTIONS] = {"malloc",         "calloc", "re
 /* No process has so many bytes; a request above it fails whatever the heap holds. */
 #define T_IMPOSSIBLE_BYTES (1UL << 56)
 
-/* 0..3 exactly, then four buckets for each power of two from 2^2 to 2^47, then one for all above. */
-#define T_TOP_EXPONENT 48
-#define T_BUCKETS (4 + (T_TOP_EXPONENT - 2) * 4 + 1)
+/* 0..3 exactly, then four buckets for each power of two from 2^2 to 2^47; the last holds all above as well. */
+#define T_BUCKETS (4 + (47 - 2 + 1) * 4)
 
 struct t_row {
     unsigned long calls;
@@ -101,9 +100,8 @@ static inline unsigned t_bucket(unsigned long value) {
     if (value < 4)
         return (unsigned)value;
     unsigned exponent = 63 - (unsigned)__builtin_clzl(value);
-    if (exponent >= T_TOP_EXPONENT)
-        return T_BUCKETS - 1;
-    return 4 + (exponent - 2) * 4 + (unsigned)((value >> (exponent - 2)) & 3);
+    unsigned bucket = 4 + (exponent - 2) * 4 + (unsigned)((value >> (exponent - 2)) & 3);
+    return bucket < T_BUCKETS ? bucket : T_BUCKETS - 1;
 }
 
 static inline unsigned long t_bucket_lo(unsigned bucket) {

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::document::{Document, Image};
 use crate::http::{Answer, get, try_get};
-use crate::process::{Ended, Running, run, until};
+use crate::process::{Ended, Running, run, until, within_patience};
 use crate::truth::Truth;
 use crate::victim;
 
@@ -240,11 +240,18 @@ impl Serving {
     }
 
     /// The image of this process, as soon as it satisfies the condition.
+    ///
+    /// # Panics
+    /// With the daemon's last answer, if the condition never holds.
     pub fn image_when(&self, what: &str, pid: u32, mut satisfied: impl FnMut(&Image) -> bool) -> Image {
-        until(what, || {
+        let mut last = None;
+        let image = within_patience(|| {
             let answer = self.get(&format!("/v1/processes/{pid}"));
-            (answer.status == 200).then(|| Image(answer.json())).filter(&mut satisfied)
-        })
+            let image = (answer.status == 200).then(|| Image(answer.json()["process"].clone())).filter(&mut satisfied);
+            last = Some(answer);
+            image
+        });
+        image.unwrap_or_else(|| panic!("waited in vain for process {pid}: {what}; the last answer was {last:?}"))
     }
 
     /// Sends a signal and waits for the end.

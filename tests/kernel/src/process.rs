@@ -210,13 +210,20 @@ impl Drop for Running {
 ///
 /// # Panics
 /// If there is none within [`PATIENCE`]; `what` says what was waited for.
-pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    within_patience(ask).unwrap_or_else(|| panic!("waited in vain: {what}"))
+}
+
+/// The same; `None` if there is no answer within [`PATIENCE`].
+pub fn within_patience<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = ask() {
-            return answer;
+            return Some(answer);
         }
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        if Instant::now() >= deadline {
+            return None;
+        }
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }

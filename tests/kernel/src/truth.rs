@@ -30,7 +30,9 @@ impl Row {
                 let field = |name: &str| {
                     bucket[name].as_u64().unwrap_or_else(|| panic!("bucket without a number {name}: {bucket}"))
                 };
-                let twice = sizes.insert((field("lo"), field("hi")), field("calls"));
+                // The last bucket has no upper bound.
+                let hi = if bucket.get("hi").is_some_and(Value::is_null) { u64::MAX } else { field("hi") };
+                let twice = sizes.insert((field("lo"), hi), field("calls"));
                 assert!(twice.is_none(), "a bucket appears twice: {bucket}");
             }
             sizes
@@ -184,5 +186,14 @@ mod tests {
     fn a_row_without_bytes_has_none_rather_than_zero() {
         let free = Row::parse(&serde_json::from_str(r#"{"calls":3,"bytes":null,"sizes":null}"#).unwrap());
         assert_eq!((free.calls, free.bytes, free.failed, free.sizes), (3, None, None, None));
+    }
+
+    #[test]
+    fn a_bucket_without_an_upper_bound_is_the_last_one() {
+        let row = |hi: &str| {
+            let text = format!(r#"{{"calls":1,"bytes":9,"sizes":[{{"lo":246290604621824,"hi":{hi},"calls":1}}]}}"#);
+            Row::parse(&serde_json::from_str(&text).unwrap())
+        };
+        assert_eq!(row("null"), row("18446744073709551615"));
     }
 }

@@ -3,10 +3,11 @@
 
 use std::process::Command;
 
-use kernel_tests::daemon::Attached;
+use kernel_tests::daemon::{Attached, Serving};
 use kernel_tests::process::{Running, until};
 use kernel_tests::text::changed_code;
 use kernel_tests::victim;
+use rustix::process::Signal;
 
 /// Rounds that `busy` makes for each byte it reads.
 const ROUNDS: u64 = 1000;
@@ -125,4 +126,18 @@ fn two_recordings_of_one_process_both_count_everything() {
     work(&mut busy, 4);
     let (_, document) = second.interrupt();
     assert_eq!(document.image(busy.pid(), "busy").calls("malloc"), 6 * ROUNDS);
+}
+
+// SAFE-1. Here and not with the other tests of `serve`: those run daemons that probe every process.
+#[test]
+fn a_terminated_server_exits_well_and_leaves_no_probe() {
+    let mut busy = busy();
+    let pid = busy.pid();
+    let serving = Serving::start(&["--depth", "call", "--pid", &pid.to_string()]);
+    work(&mut busy, 1);
+    assert!(!changed_code(pid).is_empty(), "attached, the libc's code holds probes");
+    let ended = serving.stop(Signal::TERM);
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    assert_no_probe(pid);
+    work(&mut busy, 1);
 }

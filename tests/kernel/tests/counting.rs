@@ -127,22 +127,28 @@ fn a_process_that_aborts_keeps_its_counts() {
     assert_exact(&recording);
 }
 
-// HONEST-1: each depth measures its own levels, and the others are null, in the document as in the funnel.
+// HONEST-1: what a depth does not probe is null, and no function claims a number.
 #[test]
 fn what_a_depth_does_not_probe_is_null() {
-    for (depth, measured) in [("syscall", 2), ("sysmalloc", 3), ("arena", 4), ("call", 5)] {
+    let depths: [(&str, &[&str]); 4] = [
+        ("syscall", &["call", "arena", "sysmalloc"]),
+        ("sysmalloc", &["call", "arena"]),
+        ("arena", &["call"]),
+        ("call", &[]),
+    ];
+    for (depth, unmeasured) in depths {
         let recording = record_at(depth, "crossings_storm", &["50"]);
         let (truth, image) = recording.only();
-        let levels = ["mmap", "brk", "sysmalloc", "arena", "call"];
-        for (index, level) in levels.iter().enumerate() {
-            let null = image.is_null(&format!("/funnel/{level}")) || image.is_null(&format!("/funnel/{level}/calls"));
-            // Which mmaps are the allocator's is known from `sysmalloc` on, or by the caller's code at `syscall`.
-            if depth != "syscall" || *level == "sysmalloc" || *level == "arena" || *level == "call" {
-                assert_eq!(null, index >= measured, "funnel.{level} at depth {depth}");
-            }
-        }
         assert_eq!(image.text("/depth"), depth);
-        if depth != "syscall" {
+        for level in ["call", "arena", "sysmalloc"] {
+            let null = image.is_null(&format!("/funnel/{level}")) || image.is_null(&format!("/funnel/{level}/calls"));
+            assert_eq!(null, unmeasured.contains(&level), "funnel.{level} at depth {depth}: {}", image.0["funnel"]);
+        }
+        let functions = image.0["functions"].as_array().cloned().unwrap_or_default();
+        let counted = functions.iter().any(|function| function["calls"].is_u64());
+        assert_eq!(counted, depth == "call", "functions at depth {depth}: {functions:?}");
+        // CROSS-1: by the system calls alone a crossing need not be known; where it is, it is exact.
+        if depth != "syscall" || !(image.is_null("/crossings") || image.is_null("/crossings/calls")) {
             assert_eq!(image.number("/crossings/calls"), truth.crossings.calls, "crossings at depth {depth}");
         }
     }

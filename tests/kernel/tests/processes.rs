@@ -81,6 +81,22 @@ fn grandchildren_are_followed() {
     assert_every_account(&recording);
 }
 
+// LOSS-1, BOUND-1: however many processes come and go, each has its account, or the document says that some have not.
+#[test]
+fn a_stream_of_short_processes_is_counted_or_reported_lost() {
+    let script =
+        format!("i=0; while [ $i -lt 400 ]; do {} small; i=$((i+1)); done", path_of(&victim::program("sizes")));
+    let recording = record_program(Path::new("/bin/sh"), &["-c", &script]);
+    assert_eq!(recording.truths.len(), 400);
+    if recording.document.0["complete"] == true {
+        recording.document.assert_complete();
+        assert_every_account(&recording);
+    } else {
+        let losses = recording.document.0["losses"].as_array().expect("losses");
+        assert!(losses.iter().any(|loss| loss["count"].as_u64().is_some_and(|count| count > 0)), "{losses:?}");
+    }
+}
+
 #[test]
 fn the_commands_exit_status_is_the_recordings() {
     for (command, code) in

@@ -33,9 +33,11 @@ fn record_still(program: &Path, arguments: &[&str]) -> Recording {
     recording
 }
 
-/// The image of that program; it must be the only one of its name.
+/// The image of that program; it must be the only one of its name that allocates. (A compiler's driver also
+/// appears as the child that is about to start the next program.)
 fn image(recording: &Recording, comm: &str) -> Image {
-    let mut images: Vec<_> = recording.document.images().into_iter().filter(|image| image.comm() == comm).collect();
+    let allocates = |image: &Image| image.comm() == comm && image.number("/funnel/call/calls") > 0;
+    let mut images: Vec<_> = recording.document.images().into_iter().filter(allocates).collect();
     assert_eq!(images.len(), 1, "images of {comm}");
     images.remove(0)
 }
