@@ -32,7 +32,9 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
             let depth = args.depth.unwrap_or(Depth::Call);
             let process = handle(*pid)?;
             let mut observer = Observer::start(recording(depth, Selection::Chosen, false))?;
-            if depth > Depth::Syscall && let Err(why) = observer.probe_process(*pid, depth) {
+            if depth > Depth::Syscall
+                && let Err(why) = observer.probe_process(*pid, depth)
+            {
                 eprintln!("malloc-daemon: process {pid}: {why}; its system calls alone are recorded");
             }
             observer.choose(*pid)?;
@@ -148,4 +150,3 @@ fn report(args: &Record, snapshot: &Snapshot) -> anyhow::Result<()> {
         }
     }
 }
-

@@ -54,7 +54,11 @@ pub fn probe_command(observer: &mut Observer, words: &[OsString]) -> anyhow::Res
         }
         // The libraries are not known beforehand: the command is followed as it maps them, and the report says so.
         Err(error) => {
-            observer.note(format!("{} before its start", program.display()), Depth::Sysmalloc, Verdict::Broken(error.to_string()));
+            observer.note(
+                format!("{} before its start", program.display()),
+                Depth::Sysmalloc,
+                Verdict::Broken(error.to_string()),
+            );
             return Ok(());
         }
     };
@@ -149,7 +153,9 @@ pub fn watch(
         let wait = Timespec::try_from(left).context("the time is too long")?;
         let process_ended = {
             let mut fds = vec![PollFd::from_borrowed_fd(observer.events_fd(), PollFlags::IN)];
-            fds.extend(signals.streams.iter().map(|(_, stream)| PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN)));
+            fds.extend(
+                signals.streams.iter().map(|(_, stream)| PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN)),
+            );
             fds.extend(process.map(|process| PollFd::from_borrowed_fd(process, PollFlags::IN)));
             match poll(&mut fds, Some(&wait)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
