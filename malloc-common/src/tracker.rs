@@ -216,7 +216,9 @@ pub fn syscall_enter<K: Kernel>(k: &K, syscall: Syscall, args: [u64; 6]) {
         unpaired = flight.entered != 0;
         let role = Cookie(flight.branch_role as u64).role();
         let near = sp <= flight.branch_sp && flight.branch_sp.wrapping_sub(sp) <= BRANCH_WINDOW;
-        let origin = match (near, attributed(role, syscall)) {
+        // The first `sbrk` of a process asks for the break before it moves it: the branch stands for the move.
+        let query = syscall as u8 == Syscall::Brk as u8 && args[0] == 0;
+        let origin = match (near && !query, attributed(role, syscall)) {
             (true, Some(origin)) => {
                 flight.branch_role = 0;
                 origin

@@ -34,7 +34,7 @@ pub enum Command {
     Locate(Locate),
     /// Say what this kernel, these privileges and this libc allow, and what to do about what they don't.
     Doctor(Doctor),
-    /// Waits for a byte on standard input's stand-in, then becomes the command to record.
+    /// Waits until the recorder is ready, then becomes the command to record.
     #[command(name = crate::command::GATE, hide = true)]
     Gate(Gate),
 }
@@ -156,8 +156,8 @@ pub struct Doctor {
 /// The hidden subcommand that becomes the recorded command.
 #[derive(Args, Debug)]
 pub struct Gate {
-    /// Descriptor to read from.
-    pub fd: i32,
+    /// Abstract name of the recorder's socket.
+    pub name: String,
     /// The command.
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,

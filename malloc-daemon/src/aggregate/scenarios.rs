@@ -228,6 +228,17 @@ fn the_break_grows_and_shrinks_by_what_it_moved() {
 }
 
 #[test]
+fn the_query_before_the_first_growth_is_not_the_growth() {
+    let mut sim = Sim::new(Room::default(), None);
+    sim.run(42, 42).slow(Role::Sysmalloc, [656, 0, 0]).branch(Role::Grow, 0x21000);
+    sim.syscall(Syscall::Brk, [0; 6], 0x1000_0000);
+    sim.syscall(Syscall::Brk, [0x1002_1000, 0, 0, 0, 0, 0], 0x1002_1000);
+    let process = only(&mut sim);
+    assert_eq!(process.funnel.brk.map(|c| (c.calls, c.bytes)), Some((1, 0x21000)));
+    assert_eq!(by_origin(&process, Origin::BrkOther), 1);
+}
+
+#[test]
 fn files_and_thread_stacks_are_told_by_their_arguments() {
     let mut sim = Sim::new(Room::default(), None);
     sim.run(42, 42).syscall(Syscall::Mmap, [0, 4096, 1, 2, 3, 0], MAPPED);

@@ -38,6 +38,9 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
                 eprintln!("malloc-daemon: process {pid}: {why}; its system calls alone are recorded");
             }
             observer.choose(*pid)?;
+            let name = crate::host::process::stat(crate::host::process::Pid(*pid)).ok().flatten();
+            let name = name.map_or_else(String::new, |stat| format!(" ({})", crate::report::printable(&stat.comm, 64)));
+            eprintln!("malloc-daemon: recording process {pid}{name} at depth {depth}; Ctrl-C ends it");
             let deadline = args.duration.map(|duration| Instant::now() + duration);
             watch_and_collect(&mut observer, Some(process.as_fd()), &mut signals, deadline)?;
             finish(args, &observer.collect())
@@ -46,6 +49,7 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
             let depth = args.depth.unwrap_or(Depth::Sysmalloc);
             let mut observer = Observer::start(recording(depth, Selection::Everything, false))?;
             observer.probe_everything()?;
+            eprintln!("malloc-daemon: recording all processes at depth {depth}; Ctrl-C ends it");
             let deadline = args.duration.map(|duration| Instant::now() + duration);
             watch_and_collect(&mut observer, None, &mut signals, deadline)?;
             finish(args, &observer.collect())
@@ -113,6 +117,7 @@ fn without_gate(mut snapshot: Snapshot, pid: u32) -> Snapshot {
     if let Some(first) = first
         && snapshot.processes[first].ended == Some(End::Replaced)
         && !snapshot.processes[first].exec_seen
+        && snapshot.processes.get(first + 1).is_some_and(|next| next.id == snapshot.processes[first].id)
     {
         snapshot.processes.remove(first);
         snapshot.complete = snapshot.losses.is_empty() && snapshot.processes.iter().all(|process| process.complete);

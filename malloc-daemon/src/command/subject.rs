@@ -1,9 +1,10 @@
 //! Whom a command is about: a command started behind a gate, or a process that runs already.
 
 use std::ffi::OsString;
-use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ use super::gate::{CANNOT_RUN, NOT_FOUND};
 /// A command that waits behind its gate.
 pub struct Gated {
     child: Child,
-    gate: OwnedFd,
+    gate: UnixStream,
 }
 
 /// The command cannot be run; the exit status that shells give for that.
@@ -71,16 +72,38 @@ pub fn probe_command(observer: &mut Observer, words: &[OsString]) -> anyhow::Res
 }
 
 impl Gated {
-    /// Starts the command behind a gate: it waits before its first instruction.
+    /// Starts the command behind a gate, where it waits before its first instruction.
     pub fn start(words: &[OsString]) -> anyhow::Result<Self> {
         let own = std::env::current_exe().context("this program's own file is gone")?;
-        // Without CLOEXEC: the child inherits the reading end, and closes it before it becomes the command.
-        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("no pipe")?;
-        rustix::io::fcntl_setfd(&read, rustix::io::FdFlags::empty()).context("no pipe")?;
-        let mut command = Command::new(own);
-        command.arg(GATE).arg(read.as_raw_fd().to_string()).arg("--").args(words);
-        let child = command.spawn().context("cannot start a process")?;
-        Ok(Self { child, gate: write })
+        let name = format!("malloc-daemon-gate-{}-{:x}", std::process::id(), crate::collect::boot_ns());
+        let address = SocketAddr::from_abstract_name(&name).context("no socket")?;
+        let listener = UnixListener::bind_addr(&address).context("no socket")?;
+        let mut child =
+            Command::new(own).args([GATE, &name, "--"]).args(words).spawn().context("cannot start a process")?;
+        let process = handle(child.id())?;
+        loop {
+            let mut fds =
+                [PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => bail!("cannot wait for the command's process: {error}"),
+            }
+            if !fds[0].revents().contains(PollFlags::IN) {
+                if fds[1].revents().contains(PollFlags::IN) {
+                    let status = child.wait().context("the command is gone")?;
+                    bail!("the command's process ended before it could start: {status}");
+                }
+                continue;
+            }
+            let (mut gate, _) = listener.accept().context("no connection from the command's process")?;
+            // Abstract names are open to everybody on the machine.
+            let peer =
+                rustix::net::sockopt::socket_peercred(&gate).context("no connection from the command's process")?;
+            if u32::try_from(peer.pid.as_raw_nonzero().get()).is_ok_and(|pid| pid == child.id()) {
+                gate.read_exact(&mut [0]).context("the command's process is gone")?;
+                return Ok(Self { child, gate });
+            }
+        }
     }
 
     /// Its process id: the same before and after it becomes the command.
@@ -89,9 +112,8 @@ impl Gated {
     }
 
     /// Opens the gate.
-    pub fn open(self) -> anyhow::Result<Child> {
-        let mut gate = std::fs::File::from(self.gate);
-        gate.write_all(&[1]).context("the command's process is gone")?;
+    pub fn open(mut self) -> anyhow::Result<Child> {
+        self.gate.write_all(&[1]).context("the command's process is gone")?;
         Ok(self.child)
     }
 }
@@ -127,7 +149,6 @@ impl Signals {
 
     /// The signals that came since the last call.
     pub fn came(&mut self) -> Vec<i32> {
-        use std::io::Read;
         let mut buffer = [0; 64];
         self.streams
             .iter_mut()

@@ -6,7 +6,6 @@ use std::path::Path;
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use malloc_common::abi::{EVENT_EXEC, Event, Series};
 use malloc_common::depth::Depth;
-use malloc_common::loss::Loss;
 
 use super::census::{Census, Found, Serving, read_threshold};
 use super::files::{FileRefused, Files};
@@ -352,9 +351,6 @@ impl Observer {
         self.files.sites()
     }
 }
-
-/// The count of losses that the kernel side reports when nothing could be done about a process.
-pub const PROCESS_TABLE_FULL: Loss = Loss::ProcessTableFull;
 
 fn counted_in_user_space(row: &RawImage) -> bool {
     row.histograms.iter().any(|(index, _)| *index <= Series::Crossing.index()) || row.slot.threshold_ns != 0
