@@ -2,5 +2,11 @@
 //! and pure functions compiled on both sides.
 #![cfg_attr(not(test), no_std)]
 
+pub mod abi;
+pub mod depth;
 pub mod function;
+pub mod histogram;
+pub mod loss;
+pub mod maps;
 pub mod site;
+pub mod tracker;

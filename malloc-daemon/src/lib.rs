@@ -1,1 +1,11 @@
 //! Watches memory allocation on a live machine, from `malloc` to the system call.
+
+pub mod aggregate;
+pub mod cli;
+pub mod collect;
+pub mod command;
+pub mod host;
+pub mod observe;
+pub mod probes;
+pub mod report;
+pub mod targets;

@@ -1,1 +1,13 @@
 //! Runs victim programs under the built daemon and compares what both say.
+//!
+//! The tests are in `tests/`, behind the feature `real-kernel`. They take the daemon from
+//! `MALLOC_DAEMON_BIN`, or else from this workspace's target directory.
+
+pub mod compare;
+pub mod daemon;
+pub mod document;
+pub mod http;
+pub mod process;
+pub mod text;
+pub mod truth;
+pub mod victim;

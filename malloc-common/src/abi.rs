@@ -1,0 +1,485 @@
+//! The layouts that cross the kernel boundary: fixed-width integers and arrays only.
+
+use crate::function::{Function, SIZED_FUNCTIONS};
+use crate::histogram::BUCKETS;
+
+/// What a histogram of a process counts. The discriminants index [`Slot::series`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Series {
+    /// Entries of a function that requests bytes.
+    Call(Function),
+    /// Entries of that function which the allocator itself made; taken off [`Series::Call`].
+    Transfer(Function),
+    /// `_int_malloc` by bytes.
+    Arena,
+    /// `sysmalloc` by `nb`.
+    Sysmalloc,
+    /// Mapped chunks by the length of the mapping.
+    Crossing,
+    /// System calls by length.
+    Sizes(Syscall),
+    /// System calls by nanoseconds from entry to return.
+    Latency(Syscall),
+}
+
+/// How many series a process can have.
+pub const SERIES: usize = 2 * SIZED_FUNCTIONS + 3 + 3 + 4;
+
+impl Series {
+    /// The index in [`Slot::series`]; [`Function::Free`] and the sizes of `brk` have none and share
+    /// [`SERIES`], which no slot holds.
+    #[must_use]
+    #[inline(always)]
+    pub const fn index(self) -> usize {
+        const ARENA: usize = 2 * SIZED_FUNCTIONS;
+        match self {
+            Series::Call(Function::Free) | Series::Transfer(Function::Free) | Series::Sizes(Syscall::Brk) => SERIES,
+            Series::Call(f) => f as usize,
+            Series::Transfer(f) => SIZED_FUNCTIONS + f as usize,
+            Series::Arena => ARENA,
+            Series::Sysmalloc => ARENA + 1,
+            Series::Crossing => ARENA + 2,
+            Series::Sizes(s) => ARENA + 3 + s as usize,
+            Series::Latency(s) => ARENA + 6 + s as usize,
+        }
+    }
+}
+
+/// The system calls by which memory comes and goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Syscall {
+    /// `mmap(addr, len, prot, flags, fd, offset)`
+    Mmap = 0,
+    /// `munmap(addr, len)`
+    Munmap = 1,
+    /// `mremap(addr, old_len, new_len, flags, new_addr)`
+    Mremap = 2,
+    /// `brk(addr)`
+    Brk = 3,
+}
+
+/// Every system call, in the order of the discriminants.
+pub const SYSCALLS: [Syscall; 4] = [Syscall::Mmap, Syscall::Munmap, Syscall::Mremap, Syscall::Brk];
+
+impl Syscall {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Syscall::Mmap => "mmap",
+            Syscall::Munmap => "munmap",
+            Syscall::Mremap => "mremap",
+            Syscall::Brk => "brk",
+        }
+    }
+
+    /// The system call of that discriminant.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_index(index: u8) -> Option<Self> {
+        Some(match index {
+            0 => Syscall::Mmap,
+            1 => Syscall::Munmap,
+            2 => Syscall::Mremap,
+            3 => Syscall::Brk,
+            _ => return None,
+        })
+    }
+}
+
+/// Who in the process asked for a system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Origin {
+    /// `malloc` mapped a chunk because it was at or over the threshold.
+    MmapCrossing = 0,
+    /// `malloc` mapped memory because the heap could not grow.
+    MmapFallback = 1,
+    /// `malloc` reserved the heap of an arena.
+    MmapArenaHeap = 2,
+    /// A file was mapped.
+    MmapFile = 3,
+    /// `MAP_STACK`: the stack of a thread.
+    MmapThreadStack = 4,
+    /// None of these.
+    MmapOther = 5,
+    /// `free` or `realloc` gave a mapped chunk back.
+    MunmapChunk = 6,
+    /// `malloc` cut or gave back the heap of an arena.
+    MunmapArenaHeap = 7,
+    /// None of these.
+    MunmapOther = 8,
+    /// `realloc` resized a mapped chunk.
+    MremapChunk = 9,
+    /// Not the allocator.
+    MremapOther = 10,
+    /// `malloc` grew the main heap.
+    BrkGrowth = 11,
+    /// `free` trimmed the main heap.
+    BrkTrim = 12,
+    /// Not the allocator; a query (`brk(0)`) is one of these.
+    BrkOther = 13,
+}
+
+/// How many origins there are.
+pub const ORIGINS: usize = 14;
+
+/// Every origin, in the order of the discriminants.
+pub const ALL_ORIGINS: [Origin; ORIGINS] = [
+    Origin::MmapCrossing,
+    Origin::MmapFallback,
+    Origin::MmapArenaHeap,
+    Origin::MmapFile,
+    Origin::MmapThreadStack,
+    Origin::MmapOther,
+    Origin::MunmapChunk,
+    Origin::MunmapArenaHeap,
+    Origin::MunmapOther,
+    Origin::MremapChunk,
+    Origin::MremapOther,
+    Origin::BrkGrowth,
+    Origin::BrkTrim,
+    Origin::BrkOther,
+];
+
+impl Origin {
+    /// The system call it is an origin of.
+    #[must_use]
+    pub const fn syscall(self) -> Syscall {
+        match self as u8 {
+            0..=5 => Syscall::Mmap,
+            6..=8 => Syscall::Munmap,
+            9..=10 => Syscall::Mremap,
+            _ => Syscall::Brk,
+        }
+    }
+
+    /// The name in JSON and metrics, below its system call.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Origin::MmapCrossing => "crossing",
+            Origin::MmapFallback => "fallback",
+            Origin::MmapArenaHeap | Origin::MunmapArenaHeap => "arena_heap",
+            Origin::MmapFile => "file",
+            Origin::MmapThreadStack => "thread_stack",
+            Origin::MunmapChunk | Origin::MremapChunk => "chunk",
+            Origin::BrkGrowth => "growth",
+            Origin::BrkTrim => "trim",
+            Origin::MmapOther | Origin::MunmapOther | Origin::MremapOther | Origin::BrkOther => "other",
+        }
+    }
+
+    /// The origin of that discriminant.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_index(index: u8) -> Option<Self> {
+        if (index as usize) < ORIGINS { Some(ALL_ORIGINS[index as usize]) } else { None }
+    }
+}
+
+/// A plain count of a process. The discriminants of [`Counter::index`] index [`Slot::counters`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Counter {
+    /// Calls of `free` with a block.
+    Free,
+    /// Those of them which the allocator itself made.
+    FreeTransfer,
+    /// Calls of a sized function that could not succeed by their arguments.
+    Failed(Function),
+    /// Those of them which the allocator itself made.
+    FailedTransfer(Function),
+    /// System calls that failed.
+    SyscallFailed(Syscall),
+    /// System calls that succeeded, by origin.
+    OriginCalls(Origin),
+    /// Bytes of those: length mapped, unmapped, asked of `mremap`, or the break's distance moved.
+    OriginBytes(Origin),
+    /// Bytes by which `brk` raised the break, whoever asked.
+    BrkGrown,
+    /// Bytes by which `brk` lowered the break.
+    BrkShrunk,
+    /// Times the mmap threshold was seen to have risen.
+    Raises,
+    /// Calls that are missing because no histogram was free.
+    Uncounted,
+    /// System calls whose origin or time is missing because no thread state was free.
+    Unattributed,
+}
+
+/// How many counters a process has.
+pub const COUNTERS: usize = 2 + 2 * SIZED_FUNCTIONS + 4 + 2 * ORIGINS + 5;
+
+impl Counter {
+    /// The index in [`Slot::counters`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn index(self) -> usize {
+        const FAILED: usize = 2;
+        const SYSCALL_FAILED: usize = FAILED + 2 * SIZED_FUNCTIONS;
+        const CALLS: usize = SYSCALL_FAILED + 4;
+        const BYTES: usize = CALLS + ORIGINS;
+        const REST: usize = BYTES + ORIGINS;
+        match self {
+            Counter::Free => 0,
+            Counter::FreeTransfer => 1,
+            Counter::Failed(f) => FAILED + (f as usize & 7),
+            Counter::FailedTransfer(f) => FAILED + SIZED_FUNCTIONS + (f as usize & 7),
+            Counter::SyscallFailed(s) => SYSCALL_FAILED + s as usize,
+            Counter::OriginCalls(o) => CALLS + o as usize,
+            Counter::OriginBytes(o) => BYTES + o as usize,
+            Counter::BrkGrown => REST,
+            Counter::BrkShrunk => REST + 1,
+            Counter::Raises => REST + 2,
+            Counter::Uncounted => REST + 3,
+            Counter::Unattributed => REST + 4,
+        }
+    }
+}
+
+/// [`Slot::state`]: nobody's.
+pub const SLOT_FREE: u32 = 0;
+/// [`Slot::state`]: counting.
+pub const SLOT_LIVE: u32 = 1;
+/// [`Slot::state`]: the process ended; nothing is added any more.
+pub const SLOT_EXITED: u32 = 2;
+/// [`Slot::state`]: the process runs another program now; nothing is added any more.
+pub const SLOT_REPLACED: u32 = 3;
+
+/// [`Slot::born`]: first seen in the middle of its life.
+pub const BORN_UNSEEN: u32 = 0;
+/// [`Slot::born`]: its `exec` was seen.
+pub const BORN_EXEC: u32 = 1;
+
+/// One image of a process: from `exec` (or fork, or the first event seen) to the next `exec` or the end.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Process id in the initial namespace.
+    pub tgid: u32,
+    /// One of the `SLOT_` constants.
+    pub state: u32,
+    /// One of the `BORN_` constants.
+    pub born: u32,
+    /// `no_dyn_threshold` as last read.
+    pub threshold_pinned: u32,
+    /// Start of the process, nanoseconds since boot: with `tgid` its identity.
+    pub start_ns: u64,
+    /// When this image was first seen, nanoseconds since boot.
+    pub first_ns: u64,
+    /// When it ended, nanoseconds since boot; 0 while it lives.
+    pub end_ns: u64,
+    /// Name of the thread that was first seen, as the kernel has it: not always terminated, any bytes.
+    pub comm: [u8; 16],
+    /// `mp_.mmap_threshold` as last read from the process, bytes; 0: never read.
+    pub threshold: u64,
+    /// `mp_.trim_threshold`, bytes.
+    pub trim_threshold: u64,
+    /// `mp_.n_mmaps`: mapped chunks.
+    pub mmapped_chunks: u64,
+    /// `mp_.mmapped_mem`, bytes.
+    pub mmapped_bytes: u64,
+    /// When these four were read, nanoseconds since boot.
+    pub threshold_ns: u64,
+    /// Indexed by [`Series::index`]: 1 + the index of a [`Histogram`]; 0: nothing recorded yet.
+    pub series: [u32; SERIES],
+    /// Indexed by [`Counter::index`].
+    pub counters: [u64; COUNTERS],
+}
+
+/// One histogram; the calls are the sum over the buckets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Histogram {
+    /// Sum of the recorded values.
+    pub sum: u64,
+    /// Indexed by [`crate::histogram::bucket`].
+    pub buckets: [u64; BUCKETS],
+}
+
+/// What a thread is in the middle of, on the slow path only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flight {
+    /// Stack pointer at the branch that leads to a system call; 0: none is expected.
+    pub branch_sp: u64,
+    /// `nb` of the last `sysmalloc`; 0: none seen.
+    pub nb: u64,
+    /// When the system call entered, nanoseconds since boot.
+    pub entered_ns: u64,
+    /// Its arguments.
+    pub args: [u64; 6],
+    /// The break before a `brk`.
+    pub old_break: u64,
+    /// Last public call: function and arguments (only while tracing).
+    pub call: [u64; 3],
+    /// Stack pointer at that call.
+    pub call_sp: u64,
+    /// Last `_int_malloc`: `av`, `bytes` (only while tracing).
+    pub arena: [u64; 2],
+    /// Stack pointer at that `_int_malloc`.
+    pub arena_sp: u64,
+    /// Counts the thread's chains, so that the events of one can be put together.
+    pub chain: u32,
+    /// Cookie byte of the role expected to make the next system call; 0: none.
+    pub branch_role: u8,
+    /// 1 + the [`Syscall`] that entered and has not returned; 0: none.
+    pub entered: u8,
+    /// The [`Origin`] of that system call.
+    pub origin: u8,
+    /// A `brk` failed since the last `sysmalloc` began.
+    pub brk_failed: u8,
+    /// The function of `call`, 255: none.
+    pub function: u8,
+    /// Explicit padding.
+    pub pad: [u8; 7],
+}
+
+/// [`Event::kind`]: a process runs another program now.
+pub const EVENT_EXEC: u32 = 1;
+/// [`Event::kind`]: a process ended.
+pub const EVENT_EXIT: u32 = 2;
+/// [`Event::kind`]: a slow-path function was entered; see [`Event::values`].
+pub const EVENT_CHAIN: u32 = 3;
+/// [`Event::kind`]: a system call of the allocator returned.
+pub const EVENT_SYSCALL: u32 = 4;
+
+/// `values[8]` of [`EVENT_CHAIN`]: the call in `values[0..4]` encloses this chain.
+pub const CHAIN_HAS_CALL: u64 = 1;
+/// `values[8]` of [`EVENT_CHAIN`]: the `_int_malloc` in `values[4..6]` encloses this chain.
+pub const CHAIN_HAS_ARENA: u64 = 2;
+
+/// A rare event, in the order in which it happened on its CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// One of the `EVENT_` constants.
+    pub kind: u32,
+    /// Process id.
+    pub tgid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Counts the thread's chains.
+    pub chain: u32,
+    /// Nanoseconds since boot.
+    pub ns: u64,
+    /// Name of the thread.
+    pub comm: [u8; 16],
+    /// Chain: function, its three arguments, `av`, `bytes`, slow-path cookie byte, its first two arguments are
+    /// in `values[6..8]` with the byte in `values[9]`, flags in `values[8]`.
+    /// System call: six arguments, result, nanoseconds, [`Syscall`], [`Origin`].
+    pub values: [u64; 10],
+}
+
+/// 64-bit words of a [`Slot`].
+pub const SLOT_WORDS: usize = size_of::<Slot>() / 8;
+/// 64-bit words of a [`Histogram`].
+pub const HISTOGRAM_WORDS: usize = size_of::<Histogram>() / 8;
+/// 64-bit words of a [`Flight`].
+pub const FLIGHT_WORDS: usize = size_of::<Flight>() / 8;
+/// Bytes of an [`Event`].
+pub const EVENT_BYTES: usize = size_of::<Event>();
+
+impl Slot {
+    /// A slot from the words of its row, as the kernel wrote them.
+    #[must_use]
+    pub fn from_words(words: [u64; SLOT_WORDS]) -> Self {
+        // SAFETY: same size, and every pattern of bits is a valid slot: integers only, no padding.
+        unsafe { core::mem::transmute(words) }
+    }
+}
+
+impl Histogram {
+    /// A histogram from the words of its row.
+    #[must_use]
+    pub fn from_words(words: [u64; HISTOGRAM_WORDS]) -> Self {
+        // SAFETY: same size, and every pattern of bits is a valid histogram.
+        unsafe { core::mem::transmute(words) }
+    }
+
+    /// No value at all.
+    pub const EMPTY: Self = Self { sum: 0, buckets: [0; BUCKETS] };
+}
+
+impl Flight {
+    /// The words of a flight, for the row of a map.
+    #[must_use]
+    pub fn to_words(self) -> [u64; FLIGHT_WORDS] {
+        // SAFETY: same size; the padding is explicit, so that every byte is set.
+        unsafe { core::mem::transmute(self) }
+    }
+}
+
+impl Event {
+    /// An event from the bytes of a ring entry; `None` when there are too few.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: [u8; EVENT_BYTES] = bytes.get(..EVENT_BYTES)?.try_into().ok()?;
+        // SAFETY: same size, and every pattern of bits is a valid event.
+        Some(unsafe { core::mem::transmute::<[u8; EVENT_BYTES], Event>(bytes) })
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Slot>() == 96 + SERIES * 4 + COUNTERS * 8);
+    assert!(size_of::<Slot>().is_multiple_of(8));
+    assert!(size_of::<Histogram>() == 8 * (1 + BUCKETS));
+    assert!(size_of::<Flight>() == 8 * 17 + 16);
+    assert!(size_of::<Event>() == 24 + 16 + 80);
+    assert!(Counter::Unattributed.index() + 1 == COUNTERS);
+    assert!(Series::Latency(Syscall::Brk).index() + 1 == SERIES);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_two_series_share_an_index() {
+        let mut seen = BTreeSet::new();
+        let mut all = std::vec![Series::Arena, Series::Sysmalloc, Series::Crossing];
+        for f in crate::function::ALL.into_iter().filter(|f| *f != Function::Free) {
+            all.extend([Series::Call(f), Series::Transfer(f)]);
+        }
+        for s in SYSCALLS {
+            all.push(Series::Latency(s));
+            if s != Syscall::Brk {
+                all.push(Series::Sizes(s));
+            }
+        }
+        for series in &all {
+            assert!(series.index() < SERIES);
+            assert!(seen.insert(series.index()), "{series:?}");
+        }
+        assert_eq!(seen.len(), SERIES);
+    }
+
+    #[test]
+    fn no_two_counters_share_an_index() {
+        let mut seen = BTreeSet::new();
+        let mut all = std::vec![
+            Counter::Free,
+            Counter::FreeTransfer,
+            Counter::BrkGrown,
+            Counter::BrkShrunk,
+            Counter::Raises,
+            Counter::Uncounted,
+            Counter::Unattributed,
+        ];
+        for f in crate::function::ALL.into_iter().filter(|f| *f != Function::Free) {
+            all.extend([Counter::Failed(f), Counter::FailedTransfer(f)]);
+        }
+        all.extend(SYSCALLS.map(Counter::SyscallFailed));
+        for o in ALL_ORIGINS {
+            assert_eq!(Origin::from_index(o as u8), Some(o));
+            all.extend([Counter::OriginCalls(o), Counter::OriginBytes(o)]);
+        }
+        for counter in &all {
+            assert!(counter.index() < COUNTERS);
+            assert!(seen.insert(counter.index()), "{counter:?}");
+        }
+        assert_eq!(seen.len(), COUNTERS);
+    }
+}

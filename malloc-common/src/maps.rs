@@ -1,0 +1,87 @@
+//! Names and capacities of the kernel maps, each capacity with its arithmetic.
+
+use crate::abi::{Flight, Histogram, Slot};
+
+/// Every map of the object. The kernel keeps 15 bytes of a name.
+pub const MAP_NAMES: &[&str] = &[
+    "SLOTS",
+    "HISTOGRAMS",
+    "LOST",
+    "PROCESSES",
+    "TARGETS",
+    "FLIGHTS",
+    "FREE_SLOTS",
+    "FREE_HISTS",
+    "EVENTS",
+    "ZERO_FLIGHT",
+];
+
+/// Every program of the object.
+pub const PROGRAM_NAMES: &[&str] = &[
+    "call",
+    "arena",
+    "slow",
+    "branch",
+    "enter_mmap",
+    "enter_munmap",
+    "enter_mremap",
+    "enter_brk",
+    "exit_mmap",
+    "exit_munmap",
+    "exit_mremap",
+    "exit_brk",
+    "task_exec",
+    "task_fork",
+    "task_exit",
+];
+
+/// Images of processes counted at one time, ended ones included until they are collected:
+/// 4,096 x 640 bytes = 2.5 MiB.
+pub const SLOTS_DEFAULT: u32 = 4096;
+
+/// Histograms of all processes together: 16,384 x 1,512 bytes = 23.6 MiB.
+/// At depth `sysmalloc` a busy process uses about ten.
+pub const HISTOGRAMS_DEFAULT: u32 = 16384;
+
+/// Threads with a slow-path state: 16,384 x (152 + 4 bytes + the kernel's 64 of book-keeping) = 3.4 MiB.
+pub const FLIGHTS_DEFAULT: u32 = 16384;
+
+/// Processes chosen for recording, with their threads and children: 16,384 x 72 bytes = 1.1 MiB.
+pub const TARGETS_DEFAULT: u32 = 16384;
+
+/// Bytes of the event ring: 8,192 events of 128 bytes.
+pub const EVENTS_BYTES: u32 = 1 << 20;
+
+/// Upper bound of the kernel memory of all maps, bytes, for these capacities. A preallocated hash
+/// entry takes its key, its value and 64 bytes of book-keeping at most (kernel 6.18: 48 and rounding).
+#[must_use]
+pub const fn kernel_bytes(slots: u64, histograms: u64, flights: u64, targets: u64, events: u64) -> u64 {
+    const ENTRY: u64 = 64;
+    slots * (size_of::<Slot>() as u64 + 2 * ENTRY + 16)
+        + histograms * (size_of::<Histogram>() as u64 + 8)
+        + flights * (size_of::<Flight>() as u64 + 8 + ENTRY)
+        + targets * (8 + ENTRY)
+        + events
+}
+
+const _: () = {
+    assert!(
+        kernel_bytes(
+            SLOTS_DEFAULT as u64,
+            HISTOGRAMS_DEFAULT as u64,
+            FLIGHTS_DEFAULT as u64,
+            TARGETS_DEFAULT as u64,
+            EVENTS_BYTES as u64
+        ) < 40 << 20
+    );
+    let mut i = 0;
+    while i < MAP_NAMES.len() {
+        assert!(MAP_NAMES[i].len() <= 15);
+        i += 1;
+    }
+    let mut i = 0;
+    while i < PROGRAM_NAMES.len() {
+        assert!(PROGRAM_NAMES[i].len() <= 15);
+        i += 1;
+    }
+};

@@ -1,0 +1,237 @@
+//! One row of the kernel side becomes one process of the snapshot.
+
+use malloc_common::abi::{
+    ALL_ORIGINS, BORN_EXEC, Counter, Histogram, Origin, SLOT_EXITED, SLOT_REPLACED, Series, Slot, Syscall,
+};
+use malloc_common::depth::Depth;
+use malloc_common::function::{self, Function};
+use malloc_common::histogram;
+use malloc_common::loss::Loss;
+
+use super::model::{
+    Allocator, Bucket, Count, End, FunctionCount, Funnel, LossReason, Process, ProcessId, Sized, SyscallCount,
+    Syscalls, Threshold, ThresholdMode, ThresholdSource,
+};
+use crate::collect::RawImage;
+
+/// What the daemon knows of a process besides its counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    /// Name as `/proc` has it now, if the process lives.
+    pub comm: Option<String>,
+    /// Path of the executable.
+    pub exe: Option<String>,
+    /// Control group.
+    pub cgroup: Option<String>,
+    /// Its allocator.
+    pub allocator: Option<Allocator>,
+    /// How deep it is probed.
+    pub depth: Depth,
+    /// What was asked for and is not measured, and why.
+    pub not_measured: Vec<(Depth, String)>,
+    /// Origins that no probe of its allocator tells.
+    pub untold: Vec<Origin>,
+    /// Nanoseconds since boot since when the probes of its allocator are attached.
+    pub probed_since_ns: u64,
+    /// The threshold as the daemon read it from the process's memory.
+    pub threshold: Option<Threshold>,
+}
+
+impl Default for Facts {
+    /// Nothing known: the system calls alone are measured.
+    fn default() -> Self {
+        Self {
+            comm: None,
+            exe: None,
+            cgroup: None,
+            allocator: None,
+            depth: Depth::Syscall,
+            not_measured: Vec::new(),
+            untold: Vec::new(),
+            probed_since_ns: 0,
+            threshold: None,
+        }
+    }
+}
+
+/// The process that a row describes.
+pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u64) -> Process {
+    let slot = &row.slot;
+    let measured = |depth: Depth| facts.depth >= depth && facts.not_measured.iter().all(|(d, _)| *d != depth);
+    let told = |o: Origin| told_by_arguments(o) || (measured(Depth::Sysmalloc) && !facts.untold.contains(&o));
+    // An image is known whole when its beginning was seen with every probe in place: an exec, or a fork.
+    let begun = slot.born == BORN_EXEC || slot.start_ns >= tracking_since_ns;
+    let probed_late = facts.depth > Depth::Syscall && facts.probed_since_ns > slot.first_ns;
+    let losses = losses(slot);
+    Process {
+        id: ProcessId { pid: slot.tgid, start_ns: slot.start_ns },
+        start_time_ticks: slot.start_ns / NANOSECONDS_PER_TICK,
+        image_ns: slot.first_ns,
+        comm: facts.comm.clone().unwrap_or_else(|| text(&slot.comm)),
+        exe: facts.exe.clone(),
+        cgroup: facts.cgroup.clone(),
+        allocator: facts.allocator.clone(),
+        depth: facts.depth,
+        not_measured: facts.not_measured.clone(),
+        exec_seen: slot.born == BORN_EXEC,
+        from_start: begun && !probed_late,
+        // A process found in the middle of its life is counted from then on; one whose beginning was seen but whose
+        // probes came later has levels that cover different times.
+        complete: losses.is_empty() && !(begun && probed_late),
+        losses,
+        ended: match slot.state {
+            SLOT_EXITED => Some(End::Exited),
+            SLOT_REPLACED => Some(End::Replaced),
+            _ => None,
+        },
+        observed_ms: (if slot.end_ns == 0 { now_ns } else { slot.end_ns }).saturating_sub(slot.first_ns) / 1_000_000,
+        funnel: Funnel {
+            call: measured(Depth::Call).then(|| calls(row)),
+            arena: measured(Depth::Arena).then(|| count(row.histogram(Series::Arena))),
+            sysmalloc: measured(Depth::Sysmalloc).then(|| count(row.histogram(Series::Sysmalloc))),
+            brk: told(Origin::BrkGrowth).then(|| origin(slot, Origin::BrkGrowth)),
+            mmap: told(Origin::MmapCrossing).then(|| {
+                [Origin::MmapCrossing, Origin::MmapFallback, Origin::MmapArenaHeap]
+                    .into_iter()
+                    .map(|o| origin(slot, o))
+                    .fold(Count::default(), |a, b| Count {
+                        calls: a.calls + b.calls,
+                        bytes: a.bytes.wrapping_add(b.bytes),
+                    })
+            }),
+        },
+        functions: measured(Depth::Call).then(|| functions(row)),
+        threshold: threshold(slot).or(facts.threshold),
+        crossings: told(Origin::MmapCrossing).then(|| sized(row.histogram(Series::Crossing))),
+        syscalls: Syscalls {
+            mmap: syscall(row, Syscall::Mmap, &told),
+            munmap: syscall(row, Syscall::Munmap, &told),
+            mremap: syscall(row, Syscall::Mremap, &told),
+            brk: syscall(row, Syscall::Brk, &told),
+            brk_grown_bytes: counter(slot, Counter::BrkGrown),
+            brk_shrunk_bytes: counter(slot, Counter::BrkShrunk),
+        },
+    }
+}
+
+/// `/proc` counts in `USER_HZ`, which is 100 on x86-64 and aarch64.
+const NANOSECONDS_PER_TICK: u64 = 1_000_000_000 / 100;
+
+fn text(comm: &[u8; 16]) -> String {
+    let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+    String::from_utf8_lossy(comm.get(..end).unwrap_or(comm)).into_owned()
+}
+
+fn counter(slot: &Slot, counter: Counter) -> u64 {
+    slot.counters.get(counter.index()).copied().unwrap_or(0)
+}
+
+fn origin(slot: &Slot, origin: Origin) -> Count {
+    Count { calls: counter(slot, Counter::OriginCalls(origin)), bytes: counter(slot, Counter::OriginBytes(origin)) }
+}
+
+fn losses(slot: &Slot) -> Vec<(LossReason, u64)> {
+    [(Counter::Uncounted, Loss::HistogramPoolFull), (Counter::Unattributed, Loss::ThreadTableFull)]
+        .into_iter()
+        .map(|(held, loss)| (LossReason::Kernel(loss), counter(slot, held)))
+        .filter(|(_, count)| *count != 0)
+        .collect()
+}
+
+/// The program's own calls of a function: its entries without those that the allocator made.
+fn outermost(row: &RawImage, function: Function) -> Histogram {
+    let mut own = row.histogram(Series::Call(function)).copied().unwrap_or(Histogram::EMPTY);
+    if let Some(transfers) = row.histogram(Series::Transfer(function)) {
+        // A transfer is counted just before the entry it announces: read in between, it is one ahead.
+        own.sum = own.sum.wrapping_sub(transfers.sum);
+        for (bucket, transfers) in own.buckets.iter_mut().zip(transfers.buckets) {
+            *bucket = bucket.saturating_sub(transfers);
+        }
+    }
+    own
+}
+
+fn functions(row: &RawImage) -> Vec<FunctionCount> {
+    let slot = &row.slot;
+    let sized = function::ALL.into_iter().filter(|f| *f != Function::Free).map(|function| {
+        let own = sized(Some(&outermost(row, function)));
+        let failed =
+            counter(slot, Counter::Failed(function)).saturating_sub(counter(slot, Counter::FailedTransfer(function)));
+        FunctionCount {
+            function,
+            calls: own.count.calls,
+            bytes: Some(own.count.bytes),
+            failed: Some(failed),
+            sizes: Some(own.sizes),
+        }
+    });
+    let free = FunctionCount {
+        function: Function::Free,
+        calls: counter(slot, Counter::Free).saturating_sub(counter(slot, Counter::FreeTransfer)),
+        bytes: None,
+        failed: None,
+        sizes: None,
+    };
+    sized.chain([free]).filter(|f| f.calls != 0 || f.failed.unwrap_or(0) != 0).collect()
+}
+
+fn calls(row: &RawImage) -> Count {
+    functions(row).iter().filter(|f| f.function != Function::Free).fold(Count::default(), |sum, f| Count {
+        calls: sum.calls + f.calls,
+        bytes: sum.bytes.wrapping_add(f.bytes.unwrap_or(0)),
+    })
+}
+
+fn count(histogram: Option<&Histogram>) -> Count {
+    histogram.map_or(Count::default(), |h| Count { calls: h.buckets.iter().sum(), bytes: h.sum })
+}
+
+fn buckets(histogram: Option<&Histogram>) -> Vec<Bucket> {
+    let held = histogram.iter().flat_map(|h| h.buckets.iter().enumerate());
+    held.filter(|(_, calls)| **calls != 0)
+        .map(|(index, calls)| {
+            let (lo, hi) = histogram::bounds(index);
+            Bucket { lo, hi, calls: *calls }
+        })
+        .collect()
+}
+
+fn sized(histogram: Option<&Histogram>) -> Sized {
+    Sized { count: count(histogram), sizes: buckets(histogram) }
+}
+
+fn threshold(slot: &Slot) -> Option<Threshold> {
+    (slot.threshold_ns != 0).then(|| Threshold {
+        bytes: slot.threshold,
+        trim_bytes: slot.trim_threshold,
+        mode: if slot.threshold_pinned == 0 { ThresholdMode::Dynamic } else { ThresholdMode::Pinned },
+        source: ThresholdSource::Event,
+        raises: counter(slot, Counter::Raises),
+        mmapped_chunks: slot.mmapped_chunks,
+        mmapped_bytes: slot.mmapped_bytes,
+    })
+}
+
+/// Origins that a system call's own arguments tell.
+fn told_by_arguments(origin: Origin) -> bool {
+    matches!(origin, Origin::MmapFile | Origin::MmapThreadStack)
+}
+
+fn syscall(row: &RawImage, syscall: Syscall, told: &dyn Fn(Origin) -> bool) -> SyscallCount {
+    let slot = &row.slot;
+    let latency = row.histogram(Series::Latency(syscall));
+    let by_origin: Vec<_> = ALL_ORIGINS
+        .into_iter()
+        .filter(|o| o.syscall() == syscall)
+        .map(|o| (o, told(o).then(|| origin(slot, o))))
+        .collect();
+    let bytes = ALL_ORIGINS.into_iter().filter(|o| o.syscall() == syscall).map(|o| origin(slot, o).bytes);
+    SyscallCount {
+        calls: count(latency).calls,
+        failed: counter(slot, Counter::SyscallFailed(syscall)),
+        bytes: bytes.fold(0, u64::wrapping_add),
+        by_origin,
+        sizes: if syscall == Syscall::Brk { Vec::new() } else { buckets(row.histogram(Series::Sizes(syscall))) },
+        latency_ns: buckets(latency),
+    }
+}

@@ -1,0 +1,120 @@
+//! Raw rows over time become what is true now: pure, one owner.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use malloc_common::abi::{SLOT_EXITED, SLOT_REPLACED};
+use malloc_common::loss;
+
+use crate::collect::RawSnapshot;
+
+mod image;
+pub mod model;
+
+pub use image::Facts;
+use model::{DaemonCost, Host, LossReason, Probe, Process, ProcessId, Snapshot, Window};
+
+/// What the daemon knows of a moment besides the rows.
+#[derive(Clone, Debug, Default)]
+pub struct Moment {
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
+    /// Nanoseconds since boot since when everything is attached.
+    pub tracking_since_ns: u64,
+    /// The machine.
+    pub host: Host,
+    /// Every probe.
+    pub probes: Vec<Probe>,
+    /// What the daemon costs.
+    pub cost: DaemonCost,
+}
+
+/// How long ended images stay and how many are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Nanoseconds after its end; `u64::MAX`: for ever.
+    pub ended_ns: u64,
+    /// Ended images kept at most: the oldest goes first.
+    pub ended_images: usize,
+}
+
+type ImageKey = (ProcessId, u64);
+
+/// Turns rows into snapshots.
+#[derive(Debug)]
+pub struct Aggregate {
+    keep: Keep,
+    sequence: u64,
+    start: Option<(u64, u64)>,
+    /// In the order of their ends.
+    ended: VecDeque<(u64, ImageKey, Arc<Process>)>,
+    dropped: u64,
+}
+
+impl Aggregate {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(keep: Keep) -> Self {
+        Self { keep, sequence: 0, start: None, ended: VecDeque::new(), dropped: 0 }
+    }
+
+    /// What is true after these rows. `facts` answers what the daemon knows of a process besides its counts.
+    pub fn apply(&mut self, raw: &RawSnapshot, moment: Moment, facts: &dyn Fn(ProcessId, u64) -> Facts) -> Snapshot {
+        self.sequence += 1;
+        let (start_ns, start_unix_ms) = *self.start.get_or_insert((raw.now_ns, moment.unix_ms));
+        let mut live: BTreeMap<ImageKey, Arc<Process>> = BTreeMap::new();
+        for row in &raw.images {
+            let id = ProcessId { pid: row.slot.tgid, start_ns: row.slot.start_ns };
+            let key = (id, row.slot.first_ns);
+            let facts = facts(id, row.slot.first_ns);
+            let process = Arc::new(image::process(row, &facts, raw.now_ns, moment.tracking_since_ns));
+            if row.slot.state == SLOT_EXITED || row.slot.state == SLOT_REPLACED {
+                self.ended.push_back((row.slot.end_ns, key, process));
+            } else {
+                live.insert(key, process);
+            }
+        }
+        self.forget(raw.now_ns);
+        let ended = self.ended.iter().map(|(_, key, process)| (*key, Arc::clone(process)));
+        let mut processes: Vec<_> = ended.chain(live).collect();
+        processes.sort_by_key(|(key, _)| *key);
+        let losses = self.losses(raw);
+        Snapshot {
+            sequence: self.sequence,
+            host: moment.host,
+            window: Window {
+                start_unix_ms,
+                end_unix_ms: moment.unix_ms,
+                duration_ms: raw.now_ns.saturating_sub(start_ns) / 1_000_000,
+            },
+            complete: losses.is_empty() && processes.iter().all(|(_, process)| process.complete),
+            losses,
+            processes: processes.into_iter().map(|(_, process)| process).collect(),
+            processes_dropped: self.dropped,
+            probes: moment.probes,
+            cost: moment.cost,
+        }
+    }
+
+    fn forget(&mut self, now_ns: u64) {
+        while let Some((end_ns, _, _)) = self.ended.front() {
+            if self.keep.ended_ns != u64::MAX && now_ns.saturating_sub(*end_ns) > self.keep.ended_ns {
+                self.ended.pop_front();
+            } else if self.ended.len() > self.keep.ended_images {
+                self.ended.pop_front();
+                self.dropped += 1;
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn losses(&self, raw: &RawSnapshot) -> Vec<(LossReason, u64)> {
+        let kernel = loss::ALL.into_iter().map(|loss| (LossReason::Kernel(loss), raw.lost[loss as usize]));
+        let rest = [(LossReason::ProgramMissed, raw.missed), (LossReason::ProcessDropped, self.dropped)];
+        kernel.chain(rest).filter(|(_, count)| *count != 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod scenarios;

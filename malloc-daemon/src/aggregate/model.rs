@@ -1,0 +1,322 @@
+//! What is true now, as the daemon understands it: no clock, no format, no kernel layout.
+
+use std::sync::Arc;
+
+use malloc_common::abi::Origin;
+use malloc_common::depth::Depth;
+use malloc_common::function::Function;
+use malloc_common::loss::Loss;
+
+/// Everything the daemon knows at one moment. Immutable; shared with readers behind an `Arc`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Counts snapshots of this run, from 1.
+    pub sequence: u64,
+    /// The machine.
+    pub host: Host,
+    /// The time that the counts cover.
+    pub window: Window,
+    /// Nothing that happened within the window is missing from this document.
+    pub complete: bool,
+    /// Losses that cannot be laid to one process; reasons with a count of zero are left out.
+    pub losses: Vec<(LossReason, u64)>,
+    /// Images of processes, by pid, then by start.
+    pub processes: Vec<Arc<Process>>,
+    /// Images that were left out because the daemon keeps no more: counted, never silent.
+    pub processes_dropped: u64,
+    /// Every probe and what became of it.
+    pub probes: Vec<Probe>,
+    /// What observing costs the daemon.
+    pub cost: DaemonCost,
+}
+
+/// The machine that is observed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// Release of the kernel, e.g. `6.18.44`.
+    pub kernel: String,
+    /// Processors online.
+    pub cpus: u32,
+}
+
+/// A span of wall-clock time, for display; the duration is measured on the monotonic clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Milliseconds since 1970 at the start.
+    pub start_unix_ms: u64,
+    /// Milliseconds since 1970 at the end.
+    pub end_unix_ms: u64,
+    /// Milliseconds between the two, clock changes left out.
+    pub duration_ms: u64,
+}
+
+/// Why something is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LossReason {
+    /// The kernel side could not count.
+    Kernel(Loss),
+    /// The kernel skipped a program because another was running on that CPU.
+    ProgramMissed,
+    /// The daemon keeps no more processes: the oldest ended one was dropped.
+    ProcessDropped,
+}
+
+impl LossReason {
+    /// The name in JSON and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            LossReason::Kernel(loss) => loss.name(),
+            LossReason::ProgramMissed => "program_missed",
+            LossReason::ProcessDropped => "process_dropped",
+        }
+    }
+}
+
+/// A process is its pid and its start: a pid used again is another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessId {
+    /// Process id in the initial namespace.
+    pub pid: u32,
+    /// Start of the process, nanoseconds since boot.
+    pub start_ns: u64,
+}
+
+/// One image of a process: from `exec` (or fork, or when the daemon first saw it) to the next `exec` or the end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Process {
+    /// Who it is.
+    pub id: ProcessId,
+    /// Start of the process in clock ticks since boot, as in `/proc/PID/stat`.
+    pub start_time_ticks: u64,
+    /// When this image was first seen, nanoseconds since boot: tells images of one process apart.
+    pub image_ns: u64,
+    /// Name, as bytes turned to text with replacement characters; may hold anything: escape it.
+    pub comm: String,
+    /// Path of the executable, when it could be read.
+    pub exe: Option<String>,
+    /// Path of its control group, when it could be read.
+    pub cgroup: Option<String>,
+    /// The allocator that serves it, when known.
+    pub allocator: Option<Allocator>,
+    /// How deep it is probed.
+    pub depth: Depth,
+    /// For each depth above that is not measured although it was asked for: why, in words.
+    pub not_measured: Vec<(Depth, String)>,
+    /// Its `exec` was seen.
+    pub exec_seen: bool,
+    /// The counts hold everything since the image began.
+    pub from_start: bool,
+    /// Nothing is missing from these counts since `observed_ns`.
+    pub complete: bool,
+    /// Losses of this process.
+    pub losses: Vec<(LossReason, u64)>,
+    /// How the image ended, if it did.
+    pub ended: Option<End>,
+    /// Milliseconds it has been observed for.
+    pub observed_ms: u64,
+    /// Calls, arena, sysmalloc and what the allocator asked of the kernel. `None`: not measured.
+    pub funnel: Funnel,
+    /// The public functions that were called; `None` when calls are not measured.
+    pub functions: Option<Vec<FunctionCount>>,
+    /// The mmap threshold; `None`: never read.
+    pub threshold: Option<Threshold>,
+    /// Chunks that `malloc` mapped; `None`: not measured.
+    pub crossings: Option<Sized>,
+    /// All system calls of the process by which memory comes and goes.
+    pub syscalls: Syscalls,
+}
+
+/// How an image ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The process ended.
+    Exited,
+    /// It runs another program now.
+    Replaced,
+}
+
+/// The allocator that a process uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allocator {
+    /// `glibc`, or `unknown`.
+    pub kind: String,
+    /// Version, e.g. `2.36`.
+    pub version: Option<String>,
+    /// Build id of the file, hexadecimal.
+    pub build_id: Option<String>,
+    /// Path of the file as the process sees it.
+    pub path: String,
+    /// How its internals were found: `symtab`, `debug_data`, `debug_file`, `exports`.
+    pub located_by: String,
+    /// Names that share an address with a counted function, e.g. `("memalign", ["aligned_alloc"])`.
+    pub aliases: Vec<(String, Vec<String>)>,
+}
+
+/// A count and the sum of what was counted, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// How many.
+    pub calls: u64,
+    /// Sum of their bytes.
+    pub bytes: u64,
+}
+
+/// The picture: each level rarer and dearer than the one above. `None`: not measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Funnel {
+    /// Outermost calls of the functions that request bytes.
+    pub call: Option<Count>,
+    /// Entries of `_int_malloc`.
+    pub arena: Option<Count>,
+    /// Entries of `sysmalloc`; bytes sum `nb`.
+    pub sysmalloc: Option<Count>,
+    /// Heap growth by `brk`.
+    pub brk: Option<Count>,
+    /// Mappings by the allocator: crossings, fallbacks, arena heaps.
+    pub mmap: Option<Count>,
+}
+
+/// One bucket: inclusive bounds, not cumulative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// Lowest value it holds.
+    pub lo: u64,
+    /// Highest value it holds; `u64::MAX`: no bound.
+    pub hi: u64,
+    /// How many values.
+    pub calls: u64,
+}
+
+/// A count with its distribution; `calls` is the sum over `sizes`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sized {
+    /// How many, and the sum.
+    pub count: Count,
+    /// The buckets that are not empty, ascending.
+    pub sizes: Vec<Bucket>,
+}
+
+/// One public function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionCount {
+    /// Which.
+    pub function: Function,
+    /// Outermost calls that could succeed by their arguments.
+    pub calls: u64,
+    /// Bytes requested; `None` for `free`.
+    pub bytes: Option<u64>,
+    /// Calls that could not succeed by their arguments; `None` for `free`.
+    pub failed: Option<u64>,
+    /// Distribution of the bytes requested; `None` for `free`.
+    pub sizes: Option<Vec<Bucket>>,
+}
+
+/// The mmap threshold of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Threshold {
+    /// Requests whose chunk is at least this large are mapped, bytes.
+    pub bytes: u64,
+    /// The top of the heap is given back when it is at least this large, bytes.
+    pub trim_bytes: u64,
+    /// Whether the allocator moves it.
+    pub mode: ThresholdMode,
+    /// Where the value comes from.
+    pub source: ThresholdSource,
+    /// Times it was seen to rise.
+    pub raises: u64,
+    /// Mapped chunks when it was read.
+    pub mmapped_chunks: u64,
+    /// Their bytes.
+    pub mmapped_bytes: u64,
+}
+
+/// Whether the allocator moves the threshold by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThresholdMode {
+    /// It rises when a mapped chunk is freed.
+    Dynamic,
+    /// Set by the program, the environment or a tunable.
+    Pinned,
+    /// Not known.
+    Unknown,
+}
+
+/// Where the threshold was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThresholdSource {
+    /// The daemon read the process's memory.
+    Memory,
+    /// A probe read it at the last slow-path event.
+    Event,
+}
+
+/// The four system calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Syscalls {
+    /// `mmap`
+    pub mmap: SyscallCount,
+    /// `munmap`
+    pub munmap: SyscallCount,
+    /// `mremap`
+    pub mremap: SyscallCount,
+    /// `brk`; has no sizes.
+    pub brk: SyscallCount,
+    /// Bytes by which the break rose.
+    pub brk_grown_bytes: u64,
+    /// Bytes by which it fell.
+    pub brk_shrunk_bytes: u64,
+}
+
+/// One system call. `calls` is `failed` plus the sum over `by_origin`, except for calls in progress.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyscallCount {
+    /// How many returned.
+    pub calls: u64,
+    /// How many of them failed.
+    pub failed: u64,
+    /// Bytes of those that succeeded.
+    pub bytes: u64,
+    /// Those that succeeded, by who asked; every origin of the call, zeros too. Origins that only the slow path's
+    /// probes can tell are `None` where these are not attached.
+    pub by_origin: Vec<(Origin, Option<Count>)>,
+    /// Lengths asked for, failed calls too; empty for `brk`.
+    pub sizes: Vec<Bucket>,
+    /// Nanoseconds from entry to return.
+    pub latency_ns: Vec<Bucket>,
+}
+
+/// One probe, or one family of probes on one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Program and what it is attached to, e.g. `call /usr/lib/x86_64-linux-gnu/libc.so.6 (13 sites)`.
+    pub name: String,
+    /// Which depth needs it.
+    pub depth: Depth,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
+/// What became of a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It counts.
+    Attached,
+    /// This kernel or this file does not offer it: why.
+    Unsupported(String),
+    /// It should work and does not: why.
+    Broken(String),
+}
+
+/// What the daemon itself costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DaemonCost {
+    /// CPU time of the daemon since its start, milliseconds.
+    pub cpu_ms: u64,
+    /// Resident memory, bytes.
+    pub resident_bytes: u64,
+    /// Ceiling of its kernel maps, bytes.
+    pub kernel_bytes: u64,
+    /// Duration of the last collection, microseconds.
+    pub collect_us: u64,
+}

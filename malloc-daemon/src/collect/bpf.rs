@@ -1,0 +1,185 @@
+//! Reads the real maps: rows through memory mappings, so that a collection makes no system call per process.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use aya::maps::{MapData, Queue, RingBuf};
+use malloc_common::abi::{
+    Event, FLIGHT_WORDS, HISTOGRAM_WORDS, Histogram, SERIES, SLOT_EXITED, SLOT_FREE, SLOT_REPLACED, SLOT_WORDS, Slot,
+};
+use malloc_common::loss::LOSSES;
+use malloc_common::tracker::empty_flight;
+
+use super::{Collector, EventSource, RawImage, RawSnapshot};
+use crate::probes::{LoadError, MappedArray, Object};
+
+/// Why the maps cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// The object is not the daemon's.
+    #[error(transparent)]
+    Object(#[from] LoadError),
+    /// The kernel refuses to map a BPF array.
+    #[error("cannot map {0} into memory: {1}")]
+    Mapping(&'static str, #[source] std::io::Error),
+    /// A free list cannot be filled.
+    #[error("cannot fill {0}: {1}")]
+    FreeList(&'static str, #[source] aya::maps::MapError),
+}
+
+/// The maps of a loaded object.
+pub struct BpfCollector {
+    slots: MappedArray,
+    histograms: MappedArray,
+    lost: MappedArray,
+    free_slots: Queue<MapData, u32>,
+    free_histograms: Queue<MapData, u32>,
+    programs: Vec<OwnedFd>,
+}
+
+impl BpfCollector {
+    /// Maps the arrays and fills the free lists: must come before the first probe.
+    ///
+    /// # Errors
+    ///
+    /// See [`CollectError`].
+    pub fn new(object: &mut Object) -> Result<Self, CollectError> {
+        let rows = object.capacities;
+        let map = |name: &'static str, rows: u32, words: usize| -> Result<MappedArray, CollectError> {
+            MappedArray::new(object.map_fd(name)?, rows as usize, words)
+                .map_err(|error| CollectError::Mapping(name, error))
+        };
+        let slots = map("SLOTS", rows.slots, SLOT_WORDS)?;
+        let histograms = map("HISTOGRAMS", rows.histograms, HISTOGRAM_WORDS)?;
+        // The kernel rounds a row of the mapped array up to eight bytes, and the array to whole pages.
+        let lost = map("LOST", LOSSES as u32, 1)?;
+        let zero = map("ZERO_FLIGHT", 1, FLIGHT_WORDS)?;
+        for (word, value) in zero.row(0).iter().zip(empty_flight().to_words()) {
+            word.store(value, Ordering::Relaxed);
+        }
+        let programs = object.program_fds().into_iter().filter_map(|(_, fd)| fd.try_clone_to_owned().ok()).collect();
+        let mut free_slots: Queue<MapData, u32> = object.take_map("FREE_SLOTS")?;
+        let mut free_histograms: Queue<MapData, u32> = object.take_map("FREE_HISTS")?;
+        for slot in 0..rows.slots {
+            free_slots.push(slot, 0).map_err(|error| CollectError::FreeList("FREE_SLOTS", error))?;
+        }
+        for histogram in 0..rows.histograms {
+            free_histograms.push(histogram, 0).map_err(|error| CollectError::FreeList("FREE_HISTS", error))?;
+        }
+        Ok(Self { slots, histograms, lost, free_slots, free_histograms, programs })
+    }
+
+    fn image(&self, slot: Slot) -> RawImage {
+        let histograms = slot
+            .series
+            .iter()
+            .enumerate()
+            .filter(|(_, held)| **held != 0)
+            .map(|(index, held)| (index, Histogram::from_words(read(&self.histograms, *held as usize - 1))))
+            .collect();
+        RawImage { slot, histograms }
+    }
+
+    /// Gives the row of an ended image and its histograms back. Nothing writes them any more: the last thread of
+    /// the image set the final state.
+    fn recycle(&mut self, index: u32, series: &[u32; SERIES]) {
+        for held in series.iter().filter(|held| **held != 0) {
+            self.histograms.clear(*held as usize - 1);
+            let _ = self.free_histograms.push(held - 1, 0);
+        }
+        self.slots.clear(index as usize);
+        let _ = self.free_slots.push(index, 0);
+    }
+}
+
+fn read<const N: usize>(array: &MappedArray, index: usize) -> [u64; N] {
+    let mut words = [0; N];
+    for (word, held) in words.iter_mut().zip(array.row(index)) {
+        *word = held.load(Ordering::Relaxed);
+    }
+    words
+}
+
+impl Collector for BpfCollector {
+    fn collect(&mut self) -> RawSnapshot {
+        let mut images = Vec::new();
+        for index in 0..self.slots.rows() {
+            // The state is the upper half of the first word on a little-endian machine, the lower on a big one:
+            // an all-zero word is a free row on both.
+            if self.slots.row(index).first().is_none_or(|word| word.load(Ordering::Acquire) == 0) {
+                continue;
+            }
+            let slot = Slot::from_words(read(&self.slots, index));
+            if slot.state == SLOT_FREE {
+                continue;
+            }
+            let series = slot.series;
+            let ended = slot.state == SLOT_EXITED || slot.state == SLOT_REPLACED;
+            images.push(self.image(slot));
+            if ended {
+                self.recycle(index as u32, &series);
+            }
+        }
+        let mut lost = [0; LOSSES];
+        for (index, count) in lost.iter_mut().enumerate() {
+            *count = self.lost.row(index).first().map_or(0, |word| word.load(Ordering::Relaxed));
+        }
+        let missed = self.programs.iter().map(|fd| missed(fd.as_fd())).sum();
+        RawSnapshot { now_ns: boot_ns(), images, lost, missed }
+    }
+}
+
+/// Times the kernel skipped a program because one was running on that CPU (`recursion_misses`, kernel 5.12).
+fn missed(program: BorrowedFd<'_>) -> u64 {
+    use std::os::fd::AsRawFd;
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix("recursion_misses:"))
+        .and_then(|value| value.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// The clock of the kernel side: nanoseconds since boot, time asleep included.
+#[must_use]
+pub fn boot_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+/// The event ring.
+pub struct Events {
+    ring: RingBuf<MapData>,
+}
+
+impl Events {
+    /// Takes the ring out of the object.
+    ///
+    /// # Errors
+    ///
+    /// See [`CollectError`].
+    pub fn new(object: &mut Object) -> Result<Self, CollectError> {
+        Ok(Self { ring: object.take_map("EVENTS")? })
+    }
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}
+
+impl std::os::fd::AsRawFd for Events {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.ring.as_raw_fd()
+    }
+}
+
+impl EventSource for Events {
+    fn drain(&mut self, f: &mut dyn FnMut(Event)) {
+        while let Some(item) = self.ring.next() {
+            if let Some(event) = Event::from_bytes(&item) {
+                f(event);
+            }
+        }
+    }
+}

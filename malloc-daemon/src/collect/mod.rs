@@ -1,0 +1,53 @@
+//! The seam between kernel and daemon: rows as the kernel side keeps them, from real maps or simulated ones.
+
+use malloc_common::abi::{Event, Histogram, Series, Slot};
+use malloc_common::loss::LOSSES;
+
+mod bpf;
+#[cfg(test)]
+pub mod sim;
+
+pub use bpf::{BpfCollector, CollectError, Events, boot_ns};
+
+/// Everything the kernel side has counted, at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RawSnapshot {
+    /// Nanoseconds since boot.
+    pub now_ns: u64,
+    /// Images that live or ended since the last collection.
+    pub images: Vec<RawImage>,
+    /// Indexed by `Loss`.
+    pub lost: [u64; LOSSES],
+    /// Programs that the kernel skipped.
+    pub missed: u64,
+}
+
+/// One image of a process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RawImage {
+    /// Its row.
+    pub slot: Slot,
+    /// Its histograms by [`Series::index`], those that hold something.
+    pub histograms: Vec<(usize, Histogram)>,
+}
+
+impl RawImage {
+    /// The histogram of a series, if anything was recorded.
+    #[must_use]
+    pub fn histogram(&self, series: Series) -> Option<&Histogram> {
+        let index = series.index();
+        self.histograms.iter().find(|(held, _)| *held == index).map(|(_, histogram)| histogram)
+    }
+}
+
+/// Reads what was counted. An image that ended is reported once; then its row is used again.
+pub trait Collector {
+    /// Collects.
+    fn collect(&mut self) -> RawSnapshot;
+}
+
+/// Receives rare events.
+pub trait EventSource {
+    /// Calls `f` for each event that waits.
+    fn drain(&mut self, f: &mut dyn FnMut(Event));
+}

@@ -1,0 +1,396 @@
+//! A kernel made of plain collections, with the same capacities: the tracker runs on it without root.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use malloc_common::abi::{
+    COUNTERS, Counter, Event, Flight, Histogram, SERIES, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, SLOT_REPLACED, Series,
+    Slot, Syscall,
+};
+use malloc_common::function::Function;
+use malloc_common::histogram;
+use malloc_common::loss::{LOSSES, Loss};
+use malloc_common::site::{Cookie, MpLayout, Role};
+use malloc_common::tracker::{self, HistogramId, Kernel, Mp, Registers, SlotId, empty_flight};
+
+use super::{Collector, RawImage, RawSnapshot};
+
+const EMPTY_SLOT: Slot = Slot {
+    tgid: 0,
+    state: SLOT_FREE,
+    born: 0,
+    threshold_pinned: 0,
+    start_ns: 0,
+    first_ns: 0,
+    end_ns: 0,
+    comm: [0; 16],
+    threshold: 0,
+    trim_threshold: 0,
+    mmapped_chunks: 0,
+    mmapped_bytes: 0,
+    threshold_ns: 0,
+    series: [0; SERIES],
+    counters: [0; COUNTERS],
+};
+
+/// How many of each the simulated kernel has room for.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Slots.
+    pub slots: usize,
+    /// Histograms.
+    pub histograms: usize,
+    /// Thread states.
+    pub flights: usize,
+    /// Events that wait.
+    pub events: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { slots: 64, histograms: 512, flights: 64, events: 64 }
+    }
+}
+
+/// What one process is, apart from what is counted of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Task {
+    start_ns: u64,
+    threads: u32,
+    program_break: u64,
+    mp: Option<Mp>,
+}
+
+/// The simulated kernel; the thread that runs is chosen by [`Sim::run`].
+#[derive(Debug)]
+pub struct Sim {
+    room: Room,
+    running: Cell<(u32, u32)>,
+    sp: Cell<u64>,
+    now: Cell<u64>,
+    tasks: RefCell<BTreeMap<u32, Task>>,
+    slots: RefCell<Vec<Slot>>,
+    free_slots: RefCell<VecDeque<u32>>,
+    histograms: RefCell<Vec<Histogram>>,
+    free_histograms: RefCell<VecDeque<u32>>,
+    processes: RefCell<BTreeMap<u32, u32>>,
+    targets: Option<RefCell<BTreeSet<u32>>>,
+    flights: RefCell<BTreeMap<u32, Flight>>,
+    lost: RefCell<[u64; LOSSES]>,
+    /// Events that were sent.
+    pub events: RefCell<Vec<Event>>,
+    /// True while a tracer listens.
+    pub tracing: Cell<bool>,
+}
+
+/// Where the top of every simulated stack is.
+pub const STACK: u64 = 0x7fff_0000_0000;
+
+impl Sim {
+    /// A kernel that counts every process, or (`targets`) those given and their children.
+    #[must_use]
+    pub fn new(room: Room, targets: Option<&[u32]>) -> Self {
+        Self {
+            room,
+            running: Cell::new((1, 1)),
+            sp: Cell::new(STACK),
+            now: Cell::new(1_000),
+            tasks: RefCell::default(),
+            slots: RefCell::new(vec![EMPTY_SLOT; room.slots]),
+            free_slots: RefCell::new((0..room.slots as u32).collect()),
+            histograms: RefCell::new(vec![Histogram::EMPTY; room.histograms]),
+            free_histograms: RefCell::new((0..room.histograms as u32).collect()),
+            processes: RefCell::default(),
+            targets: targets.map(|pids| RefCell::new(pids.iter().copied().collect())),
+            flights: RefCell::default(),
+            lost: RefCell::new([0; LOSSES]),
+            events: RefCell::default(),
+            tracing: Cell::new(false),
+        }
+    }
+
+    /// Lets a thread run; a process that is new starts now.
+    pub fn run(&self, tgid: u32, tid: u32) -> &Self {
+        self.running.set((tgid, tid));
+        self.sp.set(STACK - u64::from(tid) * 0x10_0000);
+        let now = self.now.get();
+        self.tasks.borrow_mut().entry(tgid).or_insert(Task { start_ns: now, threads: 1, ..Task::default() });
+        self
+    }
+
+    fn task<R>(&self, f: impl FnOnce(&mut Task) -> R) -> R {
+        f(self.tasks.borrow_mut().entry(self.running.get().0).or_default())
+    }
+
+    fn registers(&self, arguments: [u64; 3]) -> Registers {
+        self.now.set(self.now.get() + 10);
+        Registers { arguments, sp: self.sp.get(), ip: 0x1000 }
+    }
+
+    /// The program calls a public function.
+    pub fn call(&self, function: Function, arguments: [u64; 3]) -> &Self {
+        tracker::call(self, Cookie::new(Role::Call(function)), &self.registers(arguments));
+        self
+    }
+
+    /// The allocator is about to enter a public function itself, by call or by tail jump, and does.
+    pub fn transfer(&self, function: Function, arguments: [u64; 3]) -> &Self {
+        tracker::call(self, Cookie::new(Role::Transfer(function)), &self.registers(arguments));
+        self.call(function, arguments)
+    }
+
+    /// `_int_malloc` is entered.
+    pub fn arena(&self, bytes: u64) -> &Self {
+        tracker::arena(self, &self.registers([0x7f00, bytes, 0]));
+        self
+    }
+
+    /// A slow-path function is entered, in a process whose `mp_` can be read when [`Sim::set_mp`] was called.
+    pub fn slow(&self, role: Role, arguments: [u64; 3]) -> &Self {
+        let cookie = Cookie::new(role).with_mp(MpLayout::From235, 64);
+        tracker::slow(self, cookie, &self.registers(arguments));
+        self
+    }
+
+    /// A branch towards a system-call wrapper is taken: what follows runs 8 bytes deeper.
+    pub fn branch(&self, role: Role, first_argument: u64) -> &Self {
+        let cookie = Cookie::new(role).with_mp(MpLayout::From235, 64);
+        tracker::branch(self, cookie, &self.registers([first_argument, 0, 0]));
+        self.sp.set(self.sp.get() - 8);
+        self
+    }
+
+    /// The stack pointer moves, down by a positive number of bytes.
+    pub fn push(&self, bytes: i64) -> &Self {
+        self.sp.set(self.sp.get().wrapping_add_signed(-bytes));
+        self
+    }
+
+    /// A system call enters and returns 1,000 ns later.
+    pub fn syscall(&self, syscall: Syscall, args: [u64; 6], result: u64) -> &Self {
+        self.enter(syscall, args);
+        self.now.set(self.now.get() + 1_000);
+        self.leave(syscall, result)
+    }
+
+    /// A system call enters.
+    pub fn enter(&self, syscall: Syscall, args: [u64; 6]) -> &Self {
+        tracker::syscall_enter(self, syscall, args);
+        self
+    }
+
+    /// A system call returns.
+    pub fn leave(&self, syscall: Syscall, result: u64) -> &Self {
+        tracker::syscall_exit(self, syscall, result);
+        if syscall == Syscall::Brk {
+            self.task(|task| task.program_break = result);
+        }
+        self
+    }
+
+    /// What reading `mp_` of the running process finds from now on.
+    pub fn set_mp(&self, mp: Mp) -> &Self {
+        self.task(|task| task.mp = Some(mp));
+        self
+    }
+
+    /// The running process starts a thread.
+    pub fn start_thread(&self) -> &Self {
+        self.task(|task| task.threads += 1);
+        let _ = tracker::fork(self, self.running.get().0);
+        self
+    }
+
+    /// The running process forks; the child runs from now on.
+    pub fn fork(&self, child: u32) -> &Self {
+        let _ = tracker::fork(self, child);
+        self.run(child, child)
+    }
+
+    /// The running process becomes another program.
+    pub fn exec(&self) -> &Self {
+        self.now.set(self.now.get() + 10);
+        self.task(|task| task.mp = None);
+        let _ = tracker::exec(self);
+        self
+    }
+
+    /// The running thread ends.
+    pub fn exit(&self) -> &Self {
+        let tgid = self.running.get().0;
+        self.now.set(self.now.get() + 10);
+        self.task(|task| task.threads -= 1);
+        let gone = self.task(|task| task.threads) == 0;
+        tracker::exit(self);
+        if gone {
+            self.tasks.borrow_mut().remove(&tgid);
+        }
+        self
+    }
+}
+
+impl Kernel for Sim {
+    fn tgid(&self) -> u32 {
+        self.running.get().0
+    }
+
+    fn tid(&self) -> u32 {
+        self.running.get().1
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.now.get()
+    }
+
+    fn comm(&self) -> [u8; 16] {
+        *b"sim\0\0\0\0\0\0\0\0\0\0\0\0\0"
+    }
+
+    fn user_sp(&self) -> u64 {
+        self.sp.get()
+    }
+
+    fn program_break(&self) -> u64 {
+        self.task(|task| task.program_break)
+    }
+
+    fn last_thread(&self) -> bool {
+        self.task(|task| task.threads) == 0
+    }
+
+    fn tracing(&self) -> bool {
+        self.tracing.get()
+    }
+
+    fn read_mp(&self, _: MpLayout, _: u64) -> Option<Mp> {
+        self.task(|task| task.mp)
+    }
+
+    fn slot(&self, tgid: u32) -> Option<SlotId> {
+        self.processes.borrow().get(&tgid).copied()
+    }
+
+    fn open_slot(&self, born: u32) -> Option<SlotId> {
+        let id = self.free_slots.borrow_mut().pop_front()?;
+        let mut slots = self.slots.borrow_mut();
+        let slot = &mut slots[id as usize];
+        slot.tgid = self.tgid();
+        slot.born = born;
+        slot.start_ns = self.task(|task| task.start_ns);
+        slot.first_ns = self.now.get();
+        slot.comm = self.comm();
+        slot.state = SLOT_LIVE;
+        self.processes.borrow_mut().insert(self.tgid(), id);
+        Some(id)
+    }
+
+    fn close_slot(&self, tgid: u32, state: u32) {
+        if let Some(id) = self.processes.borrow_mut().remove(&tgid) {
+            let slot = &mut self.slots.borrow_mut()[id as usize];
+            slot.end_ns = self.now.get();
+            slot.state = state;
+        }
+    }
+
+    fn store_mp(&self, slot: SlotId, mp: &Mp) -> u64 {
+        let slot = &mut self.slots.borrow_mut()[slot as usize];
+        let before = slot.threshold;
+        slot.threshold = mp.threshold;
+        slot.trim_threshold = mp.trim_threshold;
+        slot.mmapped_chunks = mp.mmapped_chunks;
+        slot.mmapped_bytes = mp.mmapped_bytes;
+        slot.threshold_pinned = mp.pinned;
+        slot.threshold_ns = self.now.get();
+        before
+    }
+
+    fn add(&self, slot: SlotId, counter: Counter, n: u64) {
+        self.slots.borrow_mut()[slot as usize].counters[counter.index()] += n;
+    }
+
+    fn histogram(&self, slot: SlotId, series: Series) -> Option<HistogramId> {
+        let held = &mut self.slots.borrow_mut()[slot as usize].series[series.index()];
+        if *held == 0 {
+            *held = self.free_histograms.borrow_mut().pop_front()? + 1;
+        }
+        Some(*held - 1)
+    }
+
+    fn record(&self, histogram: HistogramId, value: u64) {
+        let held = &mut self.histograms.borrow_mut()[histogram as usize];
+        held.sum += value;
+        held.buckets[histogram::bucket(value) as usize] += 1;
+    }
+
+    fn admits(&self, tgid: u32) -> bool {
+        self.targets.as_ref().is_none_or(|targets| targets.borrow().contains(&tgid))
+    }
+
+    fn admit_child(&self, _parent: u32, child: u32) -> bool {
+        if let Some(targets) = &self.targets {
+            targets.borrow_mut().insert(child);
+        }
+        true
+    }
+
+    fn dismiss(&self, tgid: u32) {
+        if let Some(targets) = &self.targets {
+            targets.borrow_mut().remove(&tgid);
+        }
+    }
+
+    fn with_flight<R, F: FnOnce(&mut Flight) -> R>(&self, tid: u32, f: F) -> Option<R> {
+        self.flights.borrow_mut().get_mut(&tid).map(f)
+    }
+
+    fn open_flight(&self, tid: u32) -> bool {
+        let mut flights = self.flights.borrow_mut();
+        if flights.contains_key(&tid) {
+            return true;
+        }
+        if flights.len() >= self.room.flights {
+            return false;
+        }
+        flights.insert(tid, empty_flight());
+        true
+    }
+
+    fn close_flight(&self, tid: u32) {
+        self.flights.borrow_mut().remove(&tid);
+    }
+
+    fn lose(&self, loss: Loss) {
+        self.lost.borrow_mut()[loss as usize] += 1;
+    }
+
+    fn emit(&self, event: &Event) -> bool {
+        let mut events = self.events.borrow_mut();
+        if events.len() >= self.room.events {
+            return false;
+        }
+        events.push(*event);
+        true
+    }
+}
+
+impl Collector for Sim {
+    fn collect(&mut self) -> RawSnapshot {
+        let mut images = Vec::new();
+        let mut slots = self.slots.borrow_mut();
+        for (index, row) in slots.iter_mut().enumerate().filter(|(_, row)| row.state != SLOT_FREE) {
+            let mut held = self.histograms.borrow_mut();
+            let histograms = row.series.iter().enumerate().filter(|(_, held)| **held != 0);
+            let histograms = histograms.map(|(series, id)| (series, held[*id as usize - 1])).collect();
+            images.push(RawImage { slot: *row, histograms });
+            if row.state == SLOT_EXITED || row.state == SLOT_REPLACED {
+                for id in row.series.iter().filter(|id| **id != 0) {
+                    held[*id as usize - 1] = Histogram::EMPTY;
+                    self.free_histograms.borrow_mut().push_back(id - 1);
+                }
+                *row = EMPTY_SLOT;
+                self.free_slots.borrow_mut().push_back(index as u32);
+            }
+        }
+        RawSnapshot { now_ns: self.now.get(), images, lost: *self.lost.borrow(), missed: 0 }
+    }
+}

@@ -1,0 +1,5 @@
+//! stub
+use crate::cli::Locate;
+pub fn run(_: &Locate) -> anyhow::Result<std::process::ExitCode> {
+    anyhow::bail!("not yet")
+}

@@ -1,0 +1,86 @@
+//! The subcommands, one file each, and what they share.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::ExitCode;
+
+use malloc_common::depth::Depth;
+
+use crate::cli::{Cli, Command};
+use crate::report::text::Style;
+
+mod doctor;
+mod gate;
+mod locate;
+mod record;
+mod serve;
+mod subject;
+mod trace;
+
+/// Name of the hidden subcommand that becomes the recorded command.
+pub const GATE: &str = "gate";
+
+/// Exit status: ran, but what it reports is incomplete.
+pub const INCOMPLETE: u8 = 1;
+/// Exit status: could not run.
+pub const COULD_NOT_RUN: u8 = 2;
+
+/// Runs a subcommand; an error becomes one sentence on standard error.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Record(args) => record::run(&args),
+        Command::Trace(args) => trace::run(&args),
+        Command::Locate(args) => locate::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Gate(args) => gate::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("malloc-daemon: {error:#}");
+        ExitCode::from(COULD_NOT_RUN)
+    })
+}
+
+/// How text is written to a terminal or a file.
+fn style(terminal: bool) -> Style {
+    let color = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let from_terminal = || {
+        rustix::termios::tcgetwinsize(std::io::stderr()).ok().map(|size| usize::from(size.ws_col)).filter(|w| *w > 0)
+    };
+    let width = columns.or_else(|| terminal.then(from_terminal).flatten()).unwrap_or(100);
+    Style { color, width: width.clamp(60, 200) }
+}
+
+fn stderr_style() -> Style {
+    style(std::io::stderr().is_terminal())
+}
+
+fn stdout_style() -> Style {
+    style(std::io::stdout().is_terminal())
+}
+
+/// Writes a whole document to a file or to standard output (`-`).
+fn write_output(output: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    use anyhow::Context;
+    use std::io::Write;
+    if output == Path::new("-") {
+        let mut out = std::io::stdout().lock();
+        return out.write_all(bytes).and_then(|()| out.flush()).context("cannot write to standard output");
+    }
+    std::fs::write(output, bytes).with_context(|| format!("cannot write {}", output.display()))
+}
+
+/// Ended images that a recording keeps: the whole of a build with ten thousand processes.
+const RECORDED_IMAGES: usize = 16_384;
+
+fn recording(depth: Depth, selection: crate::observe::Selection, tracing: bool) -> crate::observe::Options {
+    crate::observe::Options {
+        depth,
+        selection,
+        tracing,
+        capacities: crate::probes::Capacities::default(),
+        keep: crate::aggregate::Keep { ended_ns: u64::MAX, ended_images: RECORDED_IMAGES },
+    }
+}

@@ -1,0 +1,152 @@
+//! `record`: one command, one process, or all of them, then a report.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use malloc_common::depth::Depth;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+
+use super::subject::{Ended, Gated, NotStarted, Signals, forward, handle, probe_command, shell_status, watch};
+use super::{INCOMPLETE, recording, stderr_style, stdout_style, write_output};
+use crate::aggregate::model::{End, Snapshot};
+use crate::cli::{Format, Record};
+use crate::observe::{Observer, Selection};
+use crate::report::{json, text};
+
+/// Rows of ended processes are collected, and free again, at least this often.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Records and reports.
+pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
+    // Before anything else: a report that cannot be written must not cost a recording.
+    if let Some(output) = args.output.as_deref().filter(|output| *output != std::path::Path::new("-")) {
+        std::fs::File::create(output).with_context(|| format!("cannot write {}", output.display()))?;
+    }
+    let mut signals = Signals::catch(&[SIGINT, SIGQUIT, SIGTERM, SIGHUP])?;
+    let deadline = args.duration.map(|duration| Instant::now() + duration);
+    match (&args.whom.pid, args.whom.all) {
+        (Some(pid), _) => {
+            let depth = args.depth.unwrap_or(Depth::Call);
+            let process = handle(*pid)?;
+            let mut observer = Observer::start(recording(depth, Selection::Chosen, false))?;
+            if depth > Depth::Syscall
+                && let Err(why) = observer.probe_process(*pid, depth)
+            {
+                eprintln!("malloc-daemon: process {pid}: {why}; its system calls alone are recorded");
+            }
+            observer.choose(*pid)?;
+            let deadline = args.duration.map(|duration| Instant::now() + duration);
+            watch_and_collect(&mut observer, Some(process.as_fd()), &mut signals, deadline)?;
+            finish(args, &observer.collect())
+        }
+        (None, true) => {
+            let depth = args.depth.unwrap_or(Depth::Sysmalloc);
+            let mut observer = Observer::start(recording(depth, Selection::Everything, false))?;
+            observer.probe_everything()?;
+            let deadline = args.duration.map(|duration| Instant::now() + duration);
+            watch_and_collect(&mut observer, None, &mut signals, deadline)?;
+            finish(args, &observer.collect())
+        }
+        (None, false) => command(args, &mut signals, deadline),
+    }
+}
+
+fn watch_and_collect(
+    observer: &mut Observer,
+    process: Option<std::os::fd::BorrowedFd<'_>>,
+    signals: &mut Signals,
+    deadline: Option<Instant>,
+) -> anyhow::Result<Ended> {
+    watch(observer, process, signals, deadline, TICK, &|_| true, &mut |observer| {
+        observer.drain_events(&mut |_| {});
+        observer.collect();
+        false
+    })
+}
+
+fn command(args: &Record, signals: &mut Signals, deadline: Option<Instant>) -> anyhow::Result<ExitCode> {
+    let depth = args.depth.unwrap_or(Depth::Call);
+    let mut observer = Observer::start(recording(depth, Selection::Chosen, false))?;
+    if depth > Depth::Syscall
+        && let Err(error) = probe_command(&mut observer, &args.whom.command)
+    {
+        let Some(not_started) = error.downcast_ref::<NotStarted>() else { return Err(error) };
+        eprintln!("malloc-daemon: {not_started}");
+        return Ok(ExitCode::from(not_started.status));
+    }
+    let gated = Gated::start(&args.whom.command)?;
+    let pid = gated.pid();
+    let process = handle(pid)?;
+    observer.choose(pid)?;
+    let mut child = gated.open()?;
+    loop {
+        let ended = watch(&mut observer, Some(process.as_fd()), signals, deadline, TICK, &|_| true, &mut |observer| {
+            observer.drain_events(&mut |_| {});
+            observer.collect();
+            false
+        })?;
+        match ended {
+            Ended::Process => break,
+            // The terminal sends these to the command as well; it decides what they mean.
+            Ended::Signal(SIGINT | SIGQUIT) => {}
+            Ended::Signal(signal) => forward(&child, signal),
+            // The command runs on; the report covers its time up to here.
+            Ended::Time => {
+                report(args, &without_gate(observer.collect(), pid))?;
+                drop(observer);
+                return Ok(ExitCode::from(shell_status(child.wait().context("the command is gone")?)));
+            }
+        }
+    }
+    let status = child.wait().context("the command is gone")?;
+    observer.drain_events(&mut |_| {});
+    report(args, &without_gate(observer.collect(), pid))?;
+    Ok(ExitCode::from(shell_status(status)))
+}
+
+/// Leaves out the image that waited behind the gate: it is this program, not the command.
+fn without_gate(mut snapshot: Snapshot, pid: u32) -> Snapshot {
+    let first = snapshot.processes.iter().position(|process| process.id.pid == pid);
+    if let Some(first) = first
+        && snapshot.processes[first].ended == Some(End::Replaced)
+        && !snapshot.processes[first].exec_seen
+    {
+        snapshot.processes.remove(first);
+        snapshot.complete = snapshot.losses.is_empty() && snapshot.processes.iter().all(|process| process.complete);
+    }
+    snapshot
+}
+
+fn finish(args: &Record, snapshot: &Snapshot) -> anyhow::Result<ExitCode> {
+    report(args, snapshot)?;
+    Ok(if snapshot.complete { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) })
+}
+
+fn report(args: &Record, snapshot: &Snapshot) -> anyhow::Result<()> {
+    let to_file = args.output.clone();
+    match args.format {
+        Format::Json => {
+            let mut bytes = json::to_vec(&json::snapshot(snapshot));
+            bytes.push(b'\n');
+            write_output(&to_file.unwrap_or_else(|| PathBuf::from("-")), &bytes)
+        }
+        Format::Text => {
+            let style = match to_file.as_deref() {
+                None => stderr_style(),
+                Some(path) if path == std::path::Path::new("-") => stdout_style(),
+                Some(_) => super::style(false),
+            };
+            let text = if args.whom.all { text::table(snapshot, 40, style) } else { text::render(snapshot, style) };
+            match to_file {
+                None => {
+                    eprint!("{text}");
+                    Ok(())
+                }
+                Some(path) => write_output(&path, text.as_bytes()),
+            }
+        }
+    }
+}

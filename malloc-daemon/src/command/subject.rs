@@ -1,0 +1,209 @@
+//! Whom a command is about: a command started behind a gate, or a process that runs already.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use malloc_common::depth::Depth;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid as RawPid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+use crate::aggregate::model::Verdict;
+use crate::host::process::{self, Pid};
+use crate::observe::Observer;
+use crate::targets::Contents;
+use crate::targets::command_files::{CommandError, Surroundings, command_files};
+
+use super::GATE;
+use super::gate::{CANNOT_RUN, NOT_FOUND};
+
+/// A command that waits behind its gate.
+pub struct Gated {
+    child: Child,
+    gate: OwnedFd,
+}
+
+/// The command cannot be run; the exit status that shells give for that.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct NotStarted {
+    /// What is wrong, and the remedy.
+    pub reason: String,
+    /// Exit status.
+    pub status: u8,
+}
+
+/// Probes the files that a command will map.
+pub fn probe_command(observer: &mut Observer, words: &[OsString]) -> anyhow::Result<()> {
+    let (program, arguments) = words.split_first().context("no command is given")?;
+    let environment: Vec<_> = std::env::vars_os().collect();
+    let directory = std::env::current_dir().context("the working directory is gone")?;
+    let surroundings = Surroundings { environment: &environment, directory: &directory };
+    let files = match command_files(program, arguments, surroundings, &Contents) {
+        Ok(files) => files,
+        Err(error @ CommandError::NotFound { .. }) => {
+            return Err(NotStarted { reason: error.to_string(), status: NOT_FOUND }.into());
+        }
+        Err(error @ (CommandError::NotExecutable { .. } | CommandError::TooManyLevels { .. })) => {
+            return Err(NotStarted { reason: error.to_string(), status: CANNOT_RUN }.into());
+        }
+        // The libraries are not known beforehand: the command is followed as it maps them, and the report says so.
+        Err(error) => {
+            observer.note(
+                format!("{} before its start", program.display()),
+                Depth::Sysmalloc,
+                Verdict::Broken(error.to_string()),
+            );
+            return Ok(());
+        }
+    };
+    for path in files.executables.iter().chain(&files.libraries) {
+        if let Err(error) = observer.probe_path(path) {
+            observer.note(path.display().to_string(), Depth::Sysmalloc, Verdict::Unsupported(error.to_string()));
+        }
+    }
+    Ok(())
+}
+
+impl Gated {
+    /// Starts the command behind a gate: it waits before its first instruction.
+    pub fn start(words: &[OsString]) -> anyhow::Result<Self> {
+        let own = std::env::current_exe().context("this program's own file is gone")?;
+        // Without CLOEXEC: the child inherits the reading end, and closes it before it becomes the command.
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("no pipe")?;
+        rustix::io::fcntl_setfd(&read, rustix::io::FdFlags::empty()).context("no pipe")?;
+        let mut command = Command::new(own);
+        command.arg(GATE).arg(read.as_raw_fd().to_string()).arg("--").args(words);
+        let child = command.spawn().context("cannot start a process")?;
+        Ok(Self { child, gate: write })
+    }
+
+    /// Its process id: the same before and after it becomes the command.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Opens the gate.
+    pub fn open(self) -> anyhow::Result<Child> {
+        let mut gate = std::fs::File::from(self.gate);
+        gate.write_all(&[1]).context("the command's process is gone")?;
+        Ok(self.child)
+    }
+}
+
+/// Why watching ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The process did.
+    Process,
+    /// The time is over.
+    Time,
+    /// The user or the system asked.
+    Signal(i32),
+}
+
+/// Signals, as something that can be waited for.
+pub struct Signals {
+    streams: Vec<(i32, UnixStream)>,
+}
+
+impl Signals {
+    /// Catches these signals from now on.
+    pub fn catch(signals: &[i32]) -> anyhow::Result<Self> {
+        let mut streams = Vec::new();
+        for signal in signals {
+            let (read, write) = UnixStream::pair().context("no socket pair")?;
+            signal_hook::low_level::pipe::register(*signal, write).context("cannot catch signals")?;
+            read.set_nonblocking(true).context("no socket pair")?;
+            streams.push((*signal, read));
+        }
+        Ok(Self { streams })
+    }
+
+    /// The signals that came since the last call.
+    pub fn came(&mut self) -> Vec<i32> {
+        use std::io::Read;
+        let mut buffer = [0; 64];
+        self.streams
+            .iter_mut()
+            .filter_map(|(signal, stream)| stream.read(&mut buffer).is_ok_and(|n| n > 0).then_some(*signal))
+            .collect()
+    }
+}
+
+/// Watches a process until it ends, the time is over, or a signal that `ends` says ends it; calls `f` whenever events
+/// wait and at least once in `tick`.
+pub fn watch(
+    observer: &mut Observer,
+    process: Option<BorrowedFd<'_>>,
+    signals: &mut Signals,
+    deadline: Option<Instant>,
+    tick: Duration,
+    ends: &dyn Fn(i32) -> bool,
+    f: &mut dyn FnMut(&mut Observer) -> bool,
+) -> anyhow::Result<Ended> {
+    loop {
+        let due = observer.look_at_new().map_or(tick, |ns| Duration::from_nanos(ns).min(tick));
+        let left = deadline.map_or(due, |deadline| deadline.saturating_duration_since(Instant::now()).min(due));
+        let wait = Timespec::try_from(left).context("the time is too long")?;
+        let process_ended = {
+            let mut fds = vec![PollFd::from_borrowed_fd(observer.events_fd(), PollFlags::IN)];
+            fds.extend(
+                signals.streams.iter().map(|(_, stream)| PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN)),
+            );
+            fds.extend(process.map(|process| PollFd::from_borrowed_fd(process, PollFlags::IN)));
+            match poll(&mut fds, Some(&wait)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => bail!("cannot wait for events: {error}"),
+            }
+            process.is_some() && fds.last().is_some_and(|fd| fd.revents().contains(PollFlags::IN))
+        };
+        if f(observer) {
+            return Ok(Ended::Time);
+        }
+        if process_ended {
+            return Ok(Ended::Process);
+        }
+        if let Some(signal) = signals.came().into_iter().find(|signal| ends(*signal)) {
+            return Ok(Ended::Signal(signal));
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(Ended::Time);
+        }
+    }
+}
+
+/// A handle that becomes readable when the process ends.
+pub fn handle(pid: u32) -> anyhow::Result<OwnedFd> {
+    let raw = i32::try_from(pid).ok().and_then(RawPid::from_raw).with_context(|| format!("{pid} is no process id"))?;
+    match pidfd_open(raw, PidfdFlags::empty()) {
+        Ok(fd) => Ok(fd),
+        Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => match process::status(Pid(pid)) {
+            Ok(Some(status)) if status.tgid != Pid(pid) => {
+                bail!("{pid} is a thread of process {}; name that", status.tgid)
+            }
+            _ => bail!("there is no process {pid}"),
+        },
+        Err(error) => bail!("cannot watch process {pid}: {error}"),
+    }
+}
+
+/// Passes a signal on to the command.
+pub fn forward(child: &Child, signal: i32) {
+    let pid = i32::try_from(child.id()).ok().and_then(RawPid::from_raw);
+    if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(signal)) {
+        // The command may just have ended: there is nobody to tell then.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// The exit status that a shell would show for the command.
+pub fn shell_status(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    u8::try_from(code & 0xff).unwrap_or(1)
+}

@@ -1,0 +1,5 @@
+//! stub
+use crate::cli::Trace;
+pub fn run(_: &Trace) -> anyhow::Result<std::process::ExitCode> {
+    anyhow::bail!("not yet")
+}

@@ -1,0 +1,199 @@
+//! What the daemon knows of processes besides their counts, read from /proc when a process is first seen.
+
+use std::collections::HashMap;
+use std::os::unix::fs::FileExt;
+
+use malloc_common::depth::Depth;
+use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD};
+
+use super::files::Files;
+use crate::aggregate::Facts;
+use crate::aggregate::model::{ProcessId, Threshold, ThresholdMode, ThresholdSource};
+use crate::collect::{RawImage, boot_ns};
+use crate::host::file::FileKey;
+use crate::host::process::{self, Pid};
+
+/// Processes remembered at most; those that left the snapshot go first.
+const REMEMBERED: usize = 16_384;
+/// A reading older than this is renewed: names change. 30 s.
+const STALE_NS: u64 = 30_000_000_000;
+/// A young process whose allocator is not known is looked at again at every collection: its loader may still run. 5 s.
+const YOUNG_NS: u64 = 5_000_000_000;
+/// Readings kept of one pid: an image that ended needs the one from its own time.
+const READINGS: usize = 4;
+
+/// One look at a process.
+#[derive(Clone, Debug)]
+struct Reading {
+    at_ns: u64,
+    start_ticks: u64,
+    comm: String,
+    exe: Option<String>,
+    cgroup: Option<String>,
+    allocator: Option<FileKey>,
+    /// Why there is none.
+    no_allocator: Option<String>,
+    threshold: Option<Threshold>,
+}
+
+/// Readings by pid.
+#[derive(Debug, Default)]
+pub struct Census {
+    readings: HashMap<u32, Vec<Reading>>,
+}
+
+/// The allocator that serves a process, and where its code is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// The file.
+    pub key: FileKey,
+    /// Address of its first executable mapping.
+    pub mapped_at: u64,
+    /// File offset at that address.
+    pub mapped_offset: u64,
+}
+
+/// What a look at a process's files found.
+pub type Found = Result<Option<Serving>, String>;
+
+impl Census {
+    /// Looks at the processes whose facts are missing or stale. `serving` finds the allocator of a process.
+    pub fn renew(
+        &mut self,
+        images: &[RawImage],
+        files: &mut dyn FnMut(Pid) -> Found,
+        probed: &dyn Fn(&Serving, Pid) -> Option<Threshold>,
+    ) {
+        let now = boot_ns();
+        for image in images.iter().filter(|image| image.slot.end_ns == 0) {
+            let pid = image.slot.tgid;
+            let last = self.readings.get(&pid).and_then(|all| all.last());
+            let due = match last {
+                None => true,
+                Some(last) if last.at_ns < image.slot.first_ns => true,
+                Some(last) if now.saturating_sub(last.at_ns) > STALE_NS => true,
+                Some(last) => last.allocator.is_none() && now.saturating_sub(image.slot.first_ns) < YOUNG_NS,
+            };
+            if due {
+                self.look(Pid(pid), files, probed);
+            }
+        }
+        if self.readings.len() > REMEMBERED {
+            let held: std::collections::HashSet<u32> = images.iter().map(|image| image.slot.tgid).collect();
+            self.readings.retain(|pid, _| held.contains(pid));
+        }
+    }
+
+    /// Looks at one process now.
+    pub fn look(
+        &mut self,
+        pid: Pid,
+        files: &mut dyn FnMut(Pid) -> Found,
+        probed: &dyn Fn(&Serving, Pid) -> Option<Threshold>,
+    ) {
+        let Ok(Some(stat)) = process::stat(pid) else { return };
+        if stat.state.has_ended() {
+            return;
+        }
+        let found = files(pid);
+        let serving = found.as_ref().ok().copied().flatten();
+        let reading = Reading {
+            at_ns: boot_ns(),
+            start_ticks: stat.start_ticks,
+            comm: stat.comm,
+            exe: process::exe(pid).ok().flatten().map(|exe| exe.path.display().to_string()),
+            cgroup: process::cgroup(pid).ok().flatten(),
+            allocator: serving.map(|serving| serving.key),
+            no_allocator: match found {
+                Ok(Some(_)) => None,
+                Ok(None) => Some("it maps no file that is known to hold malloc".to_owned()),
+                Err(why) => Some(why),
+            },
+            threshold: serving.and_then(|serving| probed(&serving, pid)),
+        };
+        // The process may have ended, and its pid been used again, while it was looked at.
+        if process::identity(pid).ok().flatten().is_none_or(|now| now.start_ticks != reading.start_ticks) {
+            return;
+        }
+        let all = self.readings.entry(pid.0).or_default();
+        if all.len() >= READINGS {
+            all.remove(0);
+        }
+        all.push(reading);
+    }
+
+    /// What is known of an image that was first seen at `image_ns` and ended at `end_ns` (0: lives). `depth` is how deep
+    /// it was meant to be probed; `counted` says whether a probe in user space counted anything.
+    pub fn facts(
+        &self,
+        id: ProcessId,
+        image_ns: u64,
+        end_ns: u64,
+        files: &Files,
+        depth: Depth,
+        counted: bool,
+    ) -> Facts {
+        let ticks = id.start_ns / 10_000_000;
+        let reading = self.readings.get(&id.pid).and_then(|all| {
+            let mut own = all
+                .iter()
+                .rev()
+                .filter(|r| r.start_ticks == ticks && r.at_ns >= image_ns && (end_ns == 0 || r.at_ns <= end_ns));
+            own.next()
+        });
+        // A process that ended before it was looked at is known by what its probes counted.
+        let allocator = match reading {
+            Some(reading) => reading.allocator,
+            None if counted => files.only(),
+            None => None,
+        };
+        let mut facts = Facts::default();
+        if let Some(reading) = reading {
+            facts.comm = Some(reading.comm.clone());
+            facts.exe.clone_from(&reading.exe);
+            facts.cgroup.clone_from(&reading.cgroup);
+            facts.threshold = reading.threshold;
+        }
+        if let Some(probed) = allocator.and_then(|key| files.get(&key)) {
+            let (depth, since_ns, not_measured) = probed.measures(id.pid);
+            facts.allocator = Some(probed.allocator());
+            facts.depth = depth;
+            facts.probed_since_ns = since_ns;
+            facts.not_measured = not_measured;
+            facts.untold = probed.untold();
+        } else if counted {
+            facts.depth = depth;
+        } else if depth > Depth::Syscall {
+            let why = reading.and_then(|r| r.no_allocator.clone());
+            let why = why.unwrap_or_else(|| "it ended before its allocator could be told".to_owned());
+            facts.not_measured = [Depth::Sysmalloc, Depth::Arena, Depth::Call]
+                .into_iter()
+                .filter(|level| *level <= depth)
+                .map(|level| (level, why.clone()))
+                .collect();
+        }
+        facts
+    }
+}
+
+/// Reads the threshold from the memory of a process whose `mp_` lies at `address`. The process may write it meanwhile:
+/// each field is one aligned word.
+pub fn read_threshold(pid: Pid, address: u64, layout: malloc_common::site::MpLayout) -> Option<Threshold> {
+    let offsets = layout.offsets()?;
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).ok()?;
+    let mut bytes = [0; 128];
+    memory.read_exact_at(&mut bytes, address).ok()?;
+    let word =
+        |at: u32| bytes.get(at as usize..at as usize + 8).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes);
+    let half =
+        |at: u32| bytes.get(at as usize..at as usize + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
+    Some(Threshold {
+        bytes: word(MP_MMAP_THRESHOLD)?,
+        trim_bytes: word(MP_TRIM_THRESHOLD)?,
+        mode: if half(offsets.no_dyn_threshold)? == 0 { ThresholdMode::Dynamic } else { ThresholdMode::Pinned },
+        source: ThresholdSource::Memory,
+        raises: 0,
+        mmapped_chunks: half(offsets.n_mmaps)?.into(),
+        mmapped_bytes: word(offsets.mmapped_mem)?,
+    })
+}

@@ -1,0 +1,300 @@
+//! The files that carry probes: found once each, attached as deep as asked, let go when overwritten.
+
+use std::collections::{BTreeMap, HashMap};
+
+use malloc_common::abi::Origin;
+use malloc_common::depth::Depth;
+use malloc_common::function::Function;
+use malloc_common::site::Role;
+
+use crate::aggregate::model::{Allocator, Probe, Verdict};
+use crate::collect::boot_ns;
+use crate::host::file::{FileKey, Root, TargetFile};
+use crate::host::maps::Device;
+use crate::probes::{Attached, FileProbes, Object, Scope, Site, attach_file};
+use crate::targets::{AllocatorKind, Contents, ElfError, Hook, Located};
+
+/// Files that carry probes at one time. A host has one libc, and one for each distinct container image.
+pub const PROBED_FILES: usize = 256;
+
+/// Why a file carries no probes.
+#[derive(Debug, thiserror::Error)]
+pub enum FileRefused {
+    /// Its content is not understood.
+    #[error("{path}: {error}")]
+    Content {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        error: ElfError,
+    },
+    /// [`PROBED_FILES`] are reached.
+    #[error("{path}: {PROBED_FILES} files carry probes already; it is left alone")]
+    TooMany {
+        /// The file.
+        path: String,
+    },
+}
+
+/// Probes of one scope on one file.
+#[derive(Debug)]
+struct Attachment {
+    scope: Scope,
+    depth: Depth,
+    since_ns: u64,
+    links: Option<Attached>,
+    broken: Option<String>,
+}
+
+/// A file with an allocator in it.
+#[derive(Debug)]
+pub struct ProbedFile {
+    file: TargetFile,
+    /// What was found in it.
+    pub located: Located,
+    attachments: Vec<Attachment>,
+    overwritten: bool,
+}
+
+/// All files that carry probes.
+#[derive(Debug, Default)]
+pub struct Files {
+    probed: BTreeMap<FileKey, ProbedFile>,
+    /// Mapped inodes that were looked at: which file it is, or `None` when it holds no allocator.
+    by_inode: HashMap<(Device, u64), Option<FileKey>>,
+    /// Files refused for want of room.
+    pub refused: u64,
+}
+
+/// Mapped inodes remembered at most; past that the memory starts anew. 65,536 x 64 bytes = 4 MiB.
+const INODES: usize = 65_536;
+
+impl Files {
+    /// What a mapped inode is known to be.
+    pub fn known(&self, inode: (Device, u64)) -> Option<Option<FileKey>> {
+        self.by_inode.get(&inode).copied()
+    }
+
+    /// Remembers what a mapped inode is.
+    pub fn remember(&mut self, inode: (Device, u64), key: Option<FileKey>) {
+        if self.by_inode.len() >= INODES {
+            self.by_inode.clear();
+        }
+        self.by_inode.insert(inode, key);
+    }
+
+    /// The file of that key.
+    pub fn get(&self, key: &FileKey) -> Option<&ProbedFile> {
+        self.probed.get(key)
+    }
+
+    /// The only file, if there is exactly one.
+    pub fn only(&self) -> Option<FileKey> {
+        let mut keys = self.probed.keys();
+        keys.next().filter(|_| keys.next().is_none()).copied()
+    }
+
+    /// Takes a file in; a file whose content is there already under another device (an overlay mount shows one inode
+    /// under a device of its own) is the same one, since a probe in either fires in both.
+    pub fn admit(&mut self, file: TargetFile, root: Root) -> Result<FileKey, FileRefused> {
+        let key = file.key;
+        if self.probed.contains_key(&key) {
+            return Ok(key);
+        }
+        let path = file.path.display().to_string();
+        if self.probed.len() >= PROBED_FILES {
+            self.refused += 1;
+            return Err(FileRefused::TooMany { path });
+        }
+        let located = Contents.locate(&file, root).map_err(|error| FileRefused::Content { path, error })?;
+        let same = self.probed.iter().find(|(other, held)| {
+            (other.ino, other.size, other.mtime_ns) == (key.ino, key.size, key.mtime_ns)
+                && located.build_id.is_some()
+                && held.located.build_id == located.build_id
+        });
+        if let Some((other, _)) = same {
+            return Ok(*other);
+        }
+        self.probed.insert(key, ProbedFile { file, located, attachments: Vec::new(), overwritten: false });
+        Ok(key)
+    }
+
+    /// Attaches a file's probes up to `depth`, those that are not attached yet.
+    pub fn attach(&mut self, object: &mut Object, key: &FileKey, scope: Scope, depth: Depth) {
+        let Some(probed) = self.probed.get_mut(key) else { return };
+        let held = |scope: Scope| probed.attachments.iter().filter(|a| a.scope == scope).map(|a| a.depth).max();
+        let covered = held(Scope::AllProcesses).max(held(scope)).unwrap_or(Depth::Syscall);
+        if depth <= covered || probed.overwritten {
+            return;
+        }
+        let hooks = probed.located.hooks.iter().filter(|hook| hook.depth > covered && hook.depth <= depth);
+        let probes = FileProbes { file: probed.file.attach_path(), programs: programs(hooks), scope };
+        let (links, broken) = match attach_file(object, &probes) {
+            Ok(links) => (Some(links), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        probed.attachments.push(Attachment { scope, depth, since_ns: boot_ns(), links, broken });
+    }
+
+    /// Lets go of probes that count for a process that ended.
+    pub fn release(&mut self, is_gone: &dyn Fn(u32) -> bool) {
+        for probed in self.probed.values_mut() {
+            probed.attachments.retain(|a| match a.scope {
+                Scope::AllProcesses => true,
+                Scope::Process(pid) => !is_gone(pid),
+            });
+        }
+    }
+
+    /// Detaches at once from files that were overwritten in place: the kernel would put an old instruction into the
+    /// new content, and processes that start on it would crash (kernel 6.18).
+    pub fn check_overwritten(&mut self) {
+        for probed in self.probed.values_mut().filter(|probed| !probed.overwritten) {
+            if probed.file.has_changed().unwrap_or(false) {
+                probed.attachments.clear();
+                probed.overwritten = true;
+            }
+        }
+    }
+
+    /// Every probe and what became of it.
+    pub fn verdicts(&self) -> Vec<Probe> {
+        let mut all = Vec::new();
+        for probed in self.probed.values() {
+            let path = probed.file.path.display();
+            for a in &probed.attachments {
+                let whom = match a.scope {
+                    Scope::AllProcesses => String::new(),
+                    Scope::Process(pid) => format!(" of process {pid}"),
+                };
+                let sites = probed.located.hooks.iter().filter(|hook| hook.depth <= a.depth).count();
+                let verdict = a.broken.clone().map_or(Verdict::Attached, Verdict::Broken);
+                all.push(Probe { name: format!("{path}{whom} ({sites} sites)"), depth: a.depth, verdict });
+            }
+            for missing in &probed.located.missing {
+                let verdict = Verdict::Unsupported(missing.why.clone());
+                all.push(Probe { name: format!("{} in {path}", missing.what), depth: missing.depth, verdict });
+            }
+            if probed.overwritten {
+                let why =
+                    "the file was overwritten in place while in use; restart the processes that map it".to_owned();
+                all.push(Probe { name: path.to_string(), depth: Depth::Sysmalloc, verdict: Verdict::Broken(why) });
+            }
+        }
+        all
+    }
+
+    /// How many sites are attached.
+    pub fn sites(&self) -> usize {
+        self.probed.values().flat_map(|p| &p.attachments).filter(|a| a.links.is_some()).count()
+    }
+}
+
+impl ProbedFile {
+    /// How deep a process that uses this file is probed, since when, and what of that is not measured.
+    pub fn measures(&self, pid: u32) -> (Depth, u64, Vec<(Depth, String)>) {
+        let mine = |a: &&Attachment| a.scope == Scope::AllProcesses || a.scope == Scope::Process(pid);
+        let attached = || self.attachments.iter().filter(mine);
+        let depth = attached().filter(|a| a.broken.is_none()).map(|a| a.depth).max().unwrap_or(Depth::Syscall);
+        let since_ns = attached().map(|a| a.since_ns).max().unwrap_or(0);
+        let mut not_measured: Vec<_> =
+            attached().filter_map(|a| a.broken.as_ref().map(|why| (a.depth, why.clone()))).collect();
+        for level in [Depth::Sysmalloc, Depth::Arena, Depth::Call] {
+            if level <= depth && !self.located.hooks.iter().any(|hook| is_the_probe_of(hook.role, level)) {
+                let why = self.located.missing.iter().find(|m| m.depth == level);
+                not_measured.push((level, why.map_or_else(|| format!("no probe site for {level}"), |m| m.why.clone())));
+            }
+        }
+        if self.overwritten {
+            not_measured.push((Depth::Sysmalloc, "its libc was overwritten in place".to_owned()));
+        }
+        (depth, since_ns, not_measured)
+    }
+
+    /// Origins that no probe on this file tells; "other" is told only when all the rest are.
+    pub fn untold(&self) -> Vec<Origin> {
+        let has = |roles: &[Role]| self.located.hooks.iter().any(|hook| roles.contains(&hook.role));
+        let told = [
+            (Origin::MmapCrossing, has(&[Role::MapChunk])),
+            (Origin::MmapFallback, has(&[Role::MapChunk, Role::MapFallback])),
+            (Origin::MmapArenaHeap, has(&[Role::MapHeap])),
+            (Origin::MunmapChunk, has(&[Role::UnmapChunk])),
+            (Origin::MunmapArenaHeap, has(&[Role::UnmapHeap])),
+            (Origin::MremapChunk, has(&[Role::RemapChunk])),
+            (Origin::BrkGrowth, has(&[Role::Grow])),
+            (Origin::BrkTrim, has(&[Role::Trim])),
+        ];
+        let mut untold: Vec<_> = told.iter().filter(|(_, told)| !told).map(|(origin, _)| *origin).collect();
+        for other in [Origin::MmapOther, Origin::MunmapOther, Origin::MremapOther, Origin::BrkOther] {
+            if untold.iter().any(|origin| origin.syscall() == other.syscall()) {
+                untold.push(other);
+            }
+        }
+        untold
+    }
+
+    /// How the allocator is described to users.
+    pub fn allocator(&self) -> Allocator {
+        let located = &self.located;
+        let counted = |name: &str| (0..9).filter_map(Function::from_index).any(|f| f.name() == name);
+        Allocator {
+            kind: match located.kind {
+                AllocatorKind::Glibc { .. } => "glibc".to_owned(),
+                AllocatorKind::Unknown => "unknown".to_owned(),
+            },
+            version: located.version().map(str::to_owned),
+            build_id: located.build_id.as_ref().map(ToString::to_string),
+            path: self.file.path.display().to_string(),
+            located_by: located.located_by.name().to_owned(),
+            aliases: located
+                .functions
+                .iter()
+                .filter(|f| counted(&f.name))
+                .map(|f| (f.name.clone(), f.aliases.iter().filter(|alias| counted(alias)).cloned().collect::<Vec<_>>()))
+                .filter(|(_, aliases)| !aliases.is_empty())
+                .collect(),
+        }
+    }
+
+    /// Where `mp_` lies in a process that maps the file's code `offset` at `address`.
+    pub fn mp_address(&self, address: u64, offset: u64) -> Option<u64> {
+        let mp = self.located.mp?;
+        let hook = self.located.hooks.first()?;
+        let bias = address.wrapping_sub(offset).wrapping_add(hook.file_offset).wrapping_sub(hook.vaddr);
+        Some(mp.vaddr.wrapping_add(bias))
+    }
+}
+
+fn is_the_probe_of(role: Role, level: Depth) -> bool {
+    match level {
+        Depth::Syscall => false,
+        Depth::Sysmalloc => role == Role::Sysmalloc,
+        Depth::Arena => role == Role::Arena,
+        Depth::Call => role == Role::Call(Function::Malloc),
+    }
+}
+
+/// Hooks by the program that serves them. Branches come first and transfers before calls: an entry that is counted
+/// while the probe on the branch before it is not there yet would count twice.
+fn programs<'a>(hooks: impl Iterator<Item = &'a Hook>) -> Vec<(&'static str, Vec<Site>)> {
+    let mut by_program: [(&'static str, Vec<(bool, Site)>); 4] =
+        [("branch", Vec::new()), ("slow", Vec::new()), ("arena", Vec::new()), ("call", Vec::new())];
+    for hook in hooks {
+        let index = match hook.role {
+            Role::Call(_) | Role::Transfer(_) => 3,
+            Role::Arena => 2,
+            Role::Sysmalloc | Role::MunmapChunk | Role::Systrim | Role::NewHeap => 1,
+            _ => 0,
+        };
+        let site = Site { file_offset: hook.file_offset, cookie: hook.cookie.0 };
+        by_program[index].1.push((matches!(hook.role, Role::Call(_)), site));
+    }
+    by_program
+        .into_iter()
+        .filter(|(_, sites)| !sites.is_empty())
+        .map(|(program, mut sites)| {
+            sites.sort_by_key(|(is_call, _)| *is_call);
+            (program, sites.into_iter().map(|(_, site)| site).collect())
+        })
+        .collect()
+}

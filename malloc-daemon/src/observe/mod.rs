@@ -1,0 +1,8 @@
+//! Puts the parts together: loads, attaches, follows processes, collects. One owner, one thread.
+
+mod census;
+mod files;
+mod observer;
+
+pub use files::{FileRefused, PROBED_FILES};
+pub use observer::{Observer, Options, Selection, StartError};

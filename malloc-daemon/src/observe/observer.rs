@@ -1,0 +1,443 @@
+//! The observer: everything between a list of wishes and a snapshot.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use aya::maps::{HashMap as BpfHashMap, MapData};
+use malloc_common::abi::{EVENT_EXEC, Event, Series};
+use malloc_common::depth::Depth;
+use malloc_common::loss::Loss;
+
+use super::census::{Census, Found, Serving, read_threshold};
+use super::files::{FileRefused, Files};
+use crate::aggregate::model::{DaemonCost, Host, Probe, ProcessId, Snapshot, Verdict};
+use crate::aggregate::{Aggregate, Keep, Moment};
+use crate::collect::{BpfCollector, CollectError, Collector, EventSource, Events, RawImage, boot_ns};
+use crate::host::file::{FileKey, Root, TargetFile, open_in_root};
+use crate::host::process::{self, Pid};
+use crate::host::{HostError, btf, kernel, tracefs};
+use crate::probes::{self, AttachError, Attached, Capacities, LoadError, Object, Offsets, Scope};
+use crate::targets::discover::{self, Candidate, CandidateKind};
+use crate::targets::{Contents, ElfFacts};
+
+/// Which processes are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// Every process of the machine.
+    Everything,
+    /// Those chosen with [`Observer::choose`], and their children.
+    Chosen,
+}
+
+/// What to observe and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How deep files are probed for all their users.
+    pub depth: Depth,
+    /// Which processes are counted.
+    pub selection: Selection,
+    /// Chains are sent as events.
+    pub tracing: bool,
+    /// Sizes of the kernel maps.
+    pub capacities: Capacities,
+    /// How long ended processes stay.
+    pub keep: Keep,
+}
+
+/// Why nothing can be observed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel lacks what every depth needs.
+    #[error("{0}")]
+    Kernel(String),
+    /// Facts of the machine cannot be read.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The object cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The maps cannot be read.
+    #[error(transparent)]
+    Collect(#[from] CollectError),
+    /// A probe that every depth needs is refused.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+}
+
+/// Looks again at a process after its `exec`: its loader maps the libraries meanwhile.
+const LOOK_AFTER_NS: [u64; 3] = [3_000_000, 50_000_000, 500_000_000];
+/// Processes waiting for such a look; more are found by the next collection.
+const LOOKS: usize = 1024;
+
+/// Observes until it is dropped; dropping detaches everything.
+pub struct Observer {
+    options: Options,
+    // Before the object: links go first.
+    files: Files,
+    lifecycle: Attached,
+    syscalls: Attached,
+    events: Events,
+    collector: BpfCollector,
+    targets: BpfHashMap<MapData, u32, u32>,
+    object: Object,
+    log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    census: Census,
+    aggregate: Aggregate,
+    tracking_since_ns: u64,
+    host: Host,
+    looks: VecDeque<(u64, Pid)>,
+    last_collect_us: u64,
+    notes: Vec<Probe>,
+}
+
+impl Observer {
+    /// Loads and attaches what every depth needs; no file carries a probe yet.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub fn start(options: Options) -> Result<Self, StartError> {
+        let kernel = kernel::kernel()?;
+        let version = kernel.version;
+        if version.is_some_and(|v| (v.major, v.minor) < (5, 15)) {
+            return Err(StartError::Kernel(format!(
+                "Linux {} is too old: attach cookies need 5.15 or later",
+                kernel.release
+            )));
+        }
+        let btf = kernel::btf()?.ok_or_else(|| {
+            StartError::Kernel("/sys/kernel/btf/vmlinux is missing: the kernel needs CONFIG_DEBUG_INFO_BTF".to_owned())
+        })?;
+        let task = btf::task_offsets(&btf)
+            .map_err(|error| StartError::Kernel(format!("/sys/kernel/btf/vmlinux is not understood: {error}")))?;
+        drop(btf);
+        tracefs::find_or_mount()?;
+        let mut object = Object::load(&probes::Options {
+            admit_all: options.selection == Selection::Everything,
+            tracing: options.tracing,
+            offsets: Offsets {
+                group_leader: task.task_group_leader,
+                start_time: task.task_start_boottime,
+                mm: task.task_mm,
+                brk: task.mm_brk,
+                signal: task.task_signal,
+                live: task.signal_live,
+                tgid: task.task_tgid,
+            },
+            capacities: options.capacities,
+            // 6.6 has such links, but a wrong process filter until 6.10 ("Fix multi-uprobe PID filtering logic").
+            multi_uprobes: version.is_none_or(|v| (v.major, v.minor) >= (6, 10)),
+        })?;
+        let log = aya_log::EbpfLogger::init(object.ebpf_mut()).ok();
+        let targets = object.take_map("TARGETS")?;
+        let events = Events::new(&mut object)?;
+        let collector = BpfCollector::new(&mut object)?;
+        let lifecycle = probes::attach_processes(&mut object)?;
+        let syscalls = probes::attach_syscalls(&mut object)?;
+        Ok(Self {
+            options,
+            files: Files::default(),
+            lifecycle,
+            syscalls,
+            events,
+            collector,
+            targets,
+            object,
+            log,
+            census: Census::default(),
+            aggregate: Aggregate::new(options.keep),
+            tracking_since_ns: boot_ns(),
+            host: Host { kernel: kernel.release, cpus: u32::try_from(kernel.online_cpus).unwrap_or(u32::MAX) },
+            looks: VecDeque::new(),
+            last_collect_us: 0,
+            notes: Vec::new(),
+        })
+    }
+
+    /// Counts a process and, from now on, its children.
+    ///
+    /// # Errors
+    ///
+    /// The map is full.
+    pub fn choose(&mut self, pid: u32) -> Result<(), LoadError> {
+        self.targets.insert(pid, 1, 0).map_err(|error| LoadError::Map("TARGETS".to_owned(), Box::new(error)))
+    }
+
+    /// Probes a file for all its users, when it holds an allocator; returns its key.
+    ///
+    /// # Errors
+    ///
+    /// See [`FileRefused`].
+    pub fn probe_path(&mut self, path: &Path) -> Result<Option<FileKey>, FileRefused> {
+        let Ok(Some(file)) = open_in_root(Root::Host, path) else { return Ok(None) };
+        if !Contents.defines_malloc(&file) || !may_serve(path, &file) {
+            return Ok(None);
+        }
+        let key = self.files.admit(file, Root::Host)?;
+        self.files.attach(&mut self.object, &key, Scope::AllProcesses, self.options.depth);
+        Ok(Some(key))
+    }
+
+    /// Probes the files of all processes, for all their users.
+    ///
+    /// # Errors
+    ///
+    /// When /proc cannot be listed.
+    pub fn probe_everything(&mut self) -> Result<(), HostError> {
+        for pid in process::pids()? {
+            let _ = self.serving(pid, Some((Scope::AllProcesses, self.options.depth)));
+        }
+        Ok(())
+    }
+
+    /// Probes the allocator of one process down to `depth`, for it alone. `Ok(None)`: the process vanished.
+    ///
+    /// # Errors
+    ///
+    /// Why it has no allocator that can be probed, in words.
+    pub fn probe_process(&mut self, pid: u32, depth: Depth) -> Result<Option<FileKey>, String> {
+        let found = self.serving(Pid(pid), Some((Scope::Process(pid), depth)))?;
+        self.census.look(Pid(pid), &mut |_| Ok(found), &|_, _| None);
+        Ok(found.map(|serving| serving.key))
+    }
+
+    /// The allocator of a process; new files are admitted and (`attach`) probed.
+    fn serving(&mut self, pid: Pid, attach: Option<(Scope, Depth)>) -> Found {
+        let (files, object) = (&mut self.files, &mut self.object);
+        serving(pid, files, &mut |files, key| {
+            if let Some((scope, depth)) = attach {
+                files.attach(object, &key, scope, depth);
+            }
+        })
+    }
+
+    /// Takes the waiting events: follows executions, hands the rest to `f`.
+    pub fn drain_events(&mut self, f: &mut dyn FnMut(&Event)) {
+        let now = boot_ns();
+        let looks = &mut self.looks;
+        self.events.drain(&mut |event| {
+            if event.kind == EVENT_EXEC && looks.len() + LOOK_AFTER_NS.len() <= LOOKS {
+                looks.extend(LOOK_AFTER_NS.iter().map(|after| (now + after, Pid(event.tgid))));
+            }
+            f(&event);
+        });
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        self.look_at_new();
+    }
+
+    /// Looks at processes that executed a program a moment ago; returns nanoseconds until the next look is due.
+    pub fn look_at_new(&mut self) -> Option<u64> {
+        let now = boot_ns();
+        let mut due: Vec<Pid> = Vec::new();
+        self.looks.retain(|(when, pid)| {
+            if *when <= now && !due.contains(pid) {
+                due.push(*pid);
+            }
+            *when > now
+        });
+        for pid in due {
+            let attach = Some((Scope::AllProcesses, self.options.depth));
+            let found = self.serving(pid, attach);
+            let files = &self.files;
+            self.census.look(pid, &mut |_| found.clone(), &|serving, pid| threshold(files, serving, pid));
+        }
+        self.looks.iter().map(|(when, _)| when.saturating_sub(now)).min()
+    }
+
+    /// What is true now.
+    pub fn collect(&mut self) -> Snapshot {
+        let started = std::time::Instant::now();
+        self.files.check_overwritten();
+        let raw = self.collector.collect();
+        self.renew(&raw.images);
+        let moment = Moment {
+            unix_ms: unix_ms(),
+            tracking_since_ns: self.tracking_since_ns,
+            host: self.host.clone(),
+            probes: self.verdicts(),
+            cost: self.cost(),
+        };
+        let (census, files, depth) = (&self.census, &self.files, self.options.depth);
+        let rows: std::collections::HashMap<(ProcessId, u64), (u64, bool)> = raw
+            .images
+            .iter()
+            .map(|row| {
+                let id = ProcessId { pid: row.slot.tgid, start_ns: row.slot.start_ns };
+                ((id, row.slot.first_ns), (row.slot.end_ns, counted_in_user_space(row)))
+            })
+            .collect();
+        let snapshot = self.aggregate.apply(&raw, moment, &|id, image_ns| {
+            let (end_ns, counted) = rows.get(&(id, image_ns)).copied().unwrap_or((0, false));
+            census.facts(id, image_ns, end_ns, files, depth, counted)
+        });
+        self.last_collect_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        snapshot
+    }
+
+    fn renew(&mut self, images: &[RawImage]) {
+        let attach =
+            (self.options.selection == Selection::Everything).then_some((Scope::AllProcesses, self.options.depth));
+        let Self { census, files, object, .. } = self;
+        // Two borrows of the files are never held at once: the first closure ends before the second runs.
+        let files = std::cell::RefCell::new(files);
+        census.renew(
+            images,
+            &mut |pid| {
+                serving(pid, *files.borrow_mut(), &mut |files, key| {
+                    if let Some((scope, depth)) = attach {
+                        files.attach(object, &key, scope, depth);
+                    }
+                })
+            },
+            &|serving, pid| threshold(*files.borrow(), serving, pid),
+        );
+    }
+
+    fn verdicts(&self) -> Vec<Probe> {
+        let tracepoints = [
+            ("tracepoints syscalls/sys_{enter,exit}_{mmap,munmap,mremap,brk}", &self.syscalls),
+            ("raw tracepoints sched_process_{exec,fork,exit}", &self.lifecycle),
+        ];
+        let always = tracepoints.into_iter().map(|(name, _)| Probe {
+            name: name.to_owned(),
+            depth: Depth::Syscall,
+            verdict: Verdict::Attached,
+        });
+        always.chain(self.files.verdicts()).chain(self.notes.iter().cloned()).collect()
+    }
+
+    /// Records something that could not be probed, for the list of probes.
+    pub fn note(&mut self, name: String, depth: Depth, verdict: Verdict) {
+        const NOTES: usize = 64;
+        if self.notes.len() < NOTES {
+            self.notes.push(Probe { name, depth, verdict });
+        }
+    }
+
+    fn cost(&self) -> DaemonCost {
+        let own = process::stat(Pid(std::process::id())).ok().flatten();
+        DaemonCost {
+            cpu_ms: own.map_or(0, |own| (own.user_ticks + own.system_ticks) * 10),
+            resident_bytes: resident_bytes().unwrap_or(0),
+            kernel_bytes: self.options.capacities.kernel_bytes(),
+            collect_us: self.last_collect_us,
+        }
+    }
+
+    /// The descriptor that becomes readable when events wait.
+    #[must_use]
+    pub fn events_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.events)
+    }
+
+    /// Address of `main_arena` in a process, for display.
+    #[must_use]
+    pub fn main_arena(&mut self, pid: u32) -> Option<u64> {
+        let serving = self.serving(Pid(pid), None).ok().flatten()?;
+        let probed = self.files.get(&serving.key)?;
+        let hook = probed.located.hooks.first()?;
+        let bias = serving
+            .mapped_at
+            .wrapping_sub(serving.mapped_offset)
+            .wrapping_add(hook.file_offset)
+            .wrapping_sub(hook.vaddr);
+        Some(probed.located.main_arena?.wrapping_add(bias))
+    }
+
+    /// How many groups of probes are attached to files.
+    #[must_use]
+    pub fn probed(&self) -> usize {
+        self.files.sites()
+    }
+}
+
+/// The count of losses that the kernel side reports when nothing could be done about a process.
+pub const PROCESS_TABLE_FULL: Loss = Loss::ProcessTableFull;
+
+fn counted_in_user_space(row: &RawImage) -> bool {
+    row.histograms.iter().any(|(index, _)| *index <= Series::Crossing.index()) || row.slot.threshold_ns != 0
+}
+
+fn threshold(files: &Files, serving: &Serving, pid: Pid) -> Option<crate::aggregate::model::Threshold> {
+    let probed = files.get(&serving.key)?;
+    let address = probed.mp_address(serving.mapped_at, serving.mapped_offset)?;
+    read_threshold(pid, address, probed.located.mp?.layout)
+}
+
+/// The allocator of a process: the first of the executable, another allocator's library, the C library that defines
+/// `malloc`. Files not seen before are admitted, and `attach` is called for the one that serves.
+fn serving(pid: Pid, files: &mut Files, attach: &mut dyn FnMut(&mut Files, FileKey)) -> Found {
+    let maps = match process::maps(pid) {
+        Ok(Some(maps)) => maps,
+        Ok(None) => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let code: Vec<_> = maps.iter().filter(|mapping| mapping.is_executable_file()).collect();
+    let mut found = None;
+    let mut why = None;
+    if code.iter().any(|m| files.known((m.device, m.inode)).is_none()) {
+        let looked = match discover::candidates(pid) {
+            Ok(Some(looked)) => looked,
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
+        why = looked.unseen.first().map(|unseen| unseen.reason.to_string());
+        for mapping in &code {
+            if files.known((mapping.device, mapping.inode)).is_none() {
+                files.remember((mapping.device, mapping.inode), None);
+            }
+        }
+        for candidate in looked.files {
+            let inode = (candidate.device, candidate.inode);
+            match admit(candidate, pid, files) {
+                Ok(key) => files.remember(inode, key),
+                Err(error) => why = Some(error.to_string()),
+            }
+        }
+    }
+    for mapping in &code {
+        let Some(Some(key)) = files.known((mapping.device, mapping.inode)) else { continue };
+        let serving = Serving { key, mapped_at: mapping.start, mapped_offset: mapping.offset };
+        let rank = |key: &FileKey| files.get(key).map_or(2, |p| u8::from(p.located.version().is_some()));
+        if found.is_none_or(|held: Serving| held.key != key && rank(&key) < rank(&held.key)) {
+            found = Some(serving);
+        }
+    }
+    match (found, why) {
+        (Some(serving), _) => {
+            attach(files, serving.key);
+            Ok(Some(serving))
+        }
+        (None, Some(why)) => Err(why),
+        (None, None) => Ok(None),
+    }
+}
+
+fn admit(candidate: Candidate, pid: Pid, files: &mut Files) -> Result<Option<FileKey>, FileRefused> {
+    if !Contents.defines_malloc(&candidate.file) {
+        return Ok(None);
+    }
+    files.admit(candidate.file, Root::Process(pid)).map(Some)
+}
+
+/// A library serves `malloc` by its name; the loader, which has a `malloc` of its own for its start, does not.
+fn may_serve(path: &Path, _file: &TargetFile) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let name = path.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
+    CandidateKind::of_library(&name).is_some() || !name.windows(3).any(|part| part == b".so")
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn unix_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}

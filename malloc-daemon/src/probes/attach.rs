@@ -1,0 +1,221 @@
+//! Attaches loaded programs; dropping what it returns detaches them.
+
+use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::Link as _;
+use aya::programs::trace_point::TracePointLink;
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use aya::programs::{Program, ProgramError, RawTracePoint, TracePoint, UProbe};
+
+use super::object::Object;
+use super::syscall::{Site, attach_multi_uprobe};
+
+/// Which processes a probe counts in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// Every process that maps the file, now or later.
+    AllProcesses,
+    /// One process, not its children.
+    Process(u32),
+}
+
+/// The probes of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileProbes {
+    /// A path by which the kernel finds the file now.
+    pub file: PathBuf,
+    /// Program name and its sites.
+    pub programs: Vec<(&'static str, Vec<Site>)>,
+    /// Which processes.
+    pub scope: Scope,
+}
+
+/// Why a probe is not attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The object has no such program.
+    #[error("the eBPF object has no program {0}")]
+    NoProgram(String),
+    /// The kernel refuses a uprobe.
+    #[error("cannot attach {program} to {file}: {error}")]
+    Uprobe {
+        /// Program.
+        program: String,
+        /// File.
+        file: String,
+        /// The kernel's answer.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The kernel refuses a tracepoint.
+    #[error("cannot attach {program} to the tracepoint {tracepoint}: {error}")]
+    Tracepoint {
+        /// Program.
+        program: String,
+        /// Tracepoint.
+        tracepoint: String,
+        /// The kernel's answer.
+        error: Box<ProgramError>,
+    },
+}
+
+/// An attached group of probes.
+#[derive(Debug)]
+#[allow(dead_code, reason = "held for their drop: closing a link detaches it")]
+pub enum Attached {
+    /// One link per program, each with many sites.
+    Multi(Vec<OwnedFd>),
+    /// One link per site.
+    Single(Vec<UProbeLink>),
+    /// Tracepoints.
+    Tracepoints(Vec<TracePointLink>),
+    /// Raw tracepoints.
+    Raw(Vec<aya::programs::raw_trace_point::RawTracePointLink>),
+}
+
+/// Attaches the probes of one file.
+///
+/// # Errors
+///
+/// See [`AttachError`]; what was attached before the error is detached.
+pub fn attach_file(object: &mut Object, probes: &FileProbes) -> Result<Attached, AttachError> {
+    touch(probes);
+    if object.multi.is_empty() { attach_single(object, probes) } else { attach_multi(object, probes) }
+}
+
+/// Reads one byte of every page that gets a probe: a probe that goes into a page that is not in the page cache
+/// made the kernel warn once (6.18, ext4).
+fn touch(probes: &FileProbes) {
+    use std::os::unix::fs::FileExt;
+    if let Ok(file) = std::fs::File::open(&probes.file) {
+        for site in probes.programs.iter().flat_map(|(_, sites)| sites) {
+            let _ = file.read_at(&mut [0], site.file_offset);
+        }
+    }
+}
+
+fn uprobe_error(program: &str, file: &Path, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AttachError {
+    AttachError::Uprobe { program: program.to_owned(), file: file.display().to_string(), error: error.into() }
+}
+
+fn attach_multi(object: &Object, probes: &FileProbes) -> Result<Attached, AttachError> {
+    let pid = match probes.scope {
+        Scope::AllProcesses => None,
+        Scope::Process(pid) => Some(pid),
+    };
+    let mut links = Vec::new();
+    for (name, sites) in probes.programs.iter().filter(|(_, sites)| !sites.is_empty()) {
+        let program = object.multi.get(name).ok_or_else(|| AttachError::NoProgram((*name).to_owned()))?;
+        let link = attach_multi_uprobe(program.as_fd(), &probes.file, sites, pid)
+            .map_err(|error| uprobe_error(name, &probes.file, error))?;
+        links.push(link);
+    }
+    Ok(Attached::Multi(links))
+}
+
+fn attach_single(object: &mut Object, probes: &FileProbes) -> Result<Attached, AttachError> {
+    let scope = match probes.scope {
+        Scope::AllProcesses => UProbeScope::AllProcesses,
+        Scope::Process(pid) => UProbeScope::OneProcess(
+            NonZeroU32::new(pid)
+                .ok_or_else(|| uprobe_error("uprobe", &probes.file, io::Error::from(io::ErrorKind::InvalidInput)))?,
+        ),
+    };
+    let mut links = Vec::new();
+    for (name, sites) in &probes.programs {
+        let program: &mut UProbe = object
+            .ebpf
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| AttachError::NoProgram((*name).to_owned()))?;
+        for site in sites {
+            let point = UProbeAttachPoint {
+                location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
+                cookie: Some(site.cookie),
+            };
+            let link = program
+                .attach(point, &probes.file, scope)
+                .and_then(|id| program.take_link(id))
+                .map_err(|error| uprobe_error(name, &probes.file, error))?;
+            links.push(link);
+        }
+    }
+    Ok(Attached::Single(links))
+}
+
+/// Attaches the eight system-call tracepoints. Needs a mounted tracefs.
+///
+/// # Errors
+///
+/// See [`AttachError`].
+pub fn attach_syscalls(object: &mut Object) -> Result<Attached, AttachError> {
+    let mut links = Vec::new();
+    // Returns first: an entry whose return is not seen would leave a state behind.
+    for edge in ["exit", "enter"] {
+        for syscall in ["mmap", "munmap", "mremap", "brk"] {
+            let name = format!("{edge}_{syscall}");
+            let tracepoint = format!("sys_{name}");
+            let program: &mut TracePoint = object
+                .ebpf
+                .program_mut(&name)
+                .and_then(|program| program.try_into().ok())
+                .ok_or_else(|| AttachError::NoProgram(name.clone()))?;
+            let link =
+                program.attach("syscalls", &tracepoint).and_then(|id| program.take_link(id)).map_err(|error| {
+                    AttachError::Tracepoint {
+                        program: name.clone(),
+                        tracepoint: format!("syscalls/{tracepoint}"),
+                        error: Box::new(error),
+                    }
+                })?;
+            links.push(link);
+        }
+    }
+    Ok(Attached::Tracepoints(links))
+}
+
+/// Attaches the programs that follow the life of processes.
+///
+/// # Errors
+///
+/// See [`AttachError`].
+pub fn attach_processes(object: &mut Object) -> Result<Attached, AttachError> {
+    let mut links = Vec::new();
+    for (name, tracepoint) in
+        [("task_exit", "sched_process_exit"), ("task_exec", "sched_process_exec"), ("task_fork", "sched_process_fork")]
+    {
+        let program: &mut RawTracePoint = object
+            .ebpf
+            .program_mut(name)
+            .and_then(|program: &mut Program| program.try_into().ok())
+            .ok_or_else(|| AttachError::NoProgram(name.to_owned()))?;
+        let link = program.attach(tracepoint).and_then(|id| program.take_link(id)).map_err(|error| {
+            AttachError::Tracepoint {
+                program: name.to_owned(),
+                tracepoint: tracepoint.to_owned(),
+                error: Box::new(error),
+            }
+        })?;
+        links.push(link);
+    }
+    Ok(Attached::Raw(links))
+}
+
+impl Attached {
+    /// Detaches now instead of at the drop.
+    ///
+    /// # Errors
+    ///
+    /// The first refusal of the kernel.
+    pub fn detach(self) -> Result<(), ProgramError> {
+        match self {
+            Attached::Multi(links) => drop(links),
+            Attached::Single(links) => links.into_iter().try_for_each(|link| link.detach())?,
+            Attached::Tracepoints(links) => links.into_iter().try_for_each(|link| link.detach())?,
+            Attached::Raw(links) => links.into_iter().try_for_each(|link| link.detach())?,
+        }
+        Ok(())
+    }
+}

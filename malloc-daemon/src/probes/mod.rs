@@ -1,0 +1,9 @@
+//! Loads the kernel programs and attaches them.
+
+mod attach;
+mod object;
+mod syscall;
+
+pub use attach::{AttachError, Attached, FileProbes, Scope, attach_file, attach_processes, attach_syscalls};
+pub use object::{Capacities, LoadError, Object, Offsets, Options};
+pub use syscall::{MappedArray, Site};

@@ -1,0 +1,232 @@
+//! From the daemon's idea of a process to the promised one.
+
+use std::borrow::Cow;
+
+use malloc_common::abi::Origin;
+use malloc_common::loss;
+
+use super::document as doc;
+use super::document::{ByOrigin, Text};
+use crate::aggregate::model::{
+    Allocator, Bucket, Count, End, FunctionCount, Funnel, Host, LossReason, Process, Sized, SyscallCount, Syscalls,
+    Threshold, ThresholdMode, ThresholdSource, Window,
+};
+
+pub(super) fn host(host: &Host) -> doc::Host<'_> {
+    doc::Host { kernel: text(&host.kernel), cpus: host.cpus }
+}
+
+pub(super) fn window(window: Window) -> doc::Window {
+    doc::Window {
+        start_unix_ms: window.start_unix_ms,
+        end_unix_ms: window.end_unix_ms,
+        duration_ms: window.duration_ms,
+    }
+}
+
+/// All reasons there are, those that never occurred with a count of zero.
+pub(super) fn every_loss(losses: &[(LossReason, u64)]) -> Vec<doc::Loss<'static>> {
+    every_reason()
+        .map(|reason| {
+            let same = losses.iter().filter(|(other, _)| *other == reason);
+            loss_of(reason, same.fold(0, |sum: u64, (_, count)| sum.saturating_add(*count)))
+        })
+        .collect()
+}
+
+/// Every reason of the model.
+pub(super) fn every_reason() -> impl Iterator<Item = LossReason> {
+    loss::ALL.into_iter().map(LossReason::Kernel).chain([LossReason::ProgramMissed, LossReason::ProcessDropped])
+}
+
+pub(super) fn process(process: &Process) -> doc::Process<'_> {
+    doc::Process {
+        pid: process.id.pid,
+        start_time_ticks: process.start_time_ticks,
+        comm: text(&process.comm),
+        exe: maybe(process.exe.as_deref()),
+        cgroup: maybe(process.cgroup.as_deref()),
+        allocator: process.allocator.as_ref().map(allocator),
+        depth: Cow::Borrowed(process.depth.name()),
+        not_measured: process
+            .not_measured
+            .iter()
+            .map(|(depth, why)| doc::NotMeasured { depth: Cow::Borrowed(depth.name()), why: text(why) })
+            .collect(),
+        from_start: process.from_start,
+        complete: process.complete,
+        losses: process.losses.iter().map(|(reason, count)| loss_of(*reason, *count)).collect(),
+        ended: process.ended.map(ended),
+        observed_ms: process.observed_ms,
+        funnel: funnel(&process.funnel),
+        functions: process
+            .functions
+            .as_ref()
+            .map(|functions| functions.iter().map(|counted| function(counted, process.allocator.as_ref())).collect()),
+        threshold: process.threshold.as_ref().map(threshold),
+        crossings: process.crossings.as_ref().map(|sized| crossings(sized, &process.syscalls)),
+        syscalls: syscalls(&process.syscalls),
+    }
+}
+
+pub(super) fn listed(process: &Process) -> doc::ListedProcess<'_> {
+    let calls = &process.syscalls;
+    doc::ListedProcess {
+        pid: process.id.pid,
+        start_time_ticks: process.start_time_ticks,
+        comm: text(&process.comm),
+        exe: maybe(process.exe.as_deref()),
+        cgroup: maybe(process.cgroup.as_deref()),
+        allocator: process.allocator.as_ref().map(|allocator| doc::ListedAllocator {
+            kind: text(&allocator.kind),
+            version: maybe(allocator.version.as_deref()),
+        }),
+        depth: Cow::Borrowed(process.depth.name()),
+        complete: process.complete,
+        ended: process.ended.map(ended),
+        observed_ms: process.observed_ms,
+        funnel: funnel(&process.funnel),
+        threshold: process.threshold.as_ref().map(threshold),
+        crossings: process.crossings.as_ref().map(|sized| count(sized.count)),
+        syscalls: doc::ListedSyscalls {
+            mmap: listed_syscall(&calls.mmap),
+            munmap: listed_syscall(&calls.munmap),
+            mremap: listed_syscall(&calls.mremap),
+            brk: listed_syscall(&calls.brk),
+        },
+    }
+}
+
+fn allocator(allocator: &Allocator) -> doc::Allocator<'_> {
+    doc::Allocator {
+        kind: text(&allocator.kind),
+        version: maybe(allocator.version.as_deref()),
+        build_id: maybe(allocator.build_id.as_deref()),
+        path: text(&allocator.path),
+        located_by: text(&allocator.located_by),
+    }
+}
+
+fn ended(end: End) -> Text<'static> {
+    Cow::Borrowed(match end {
+        End::Exited => "exited",
+        End::Replaced => "replaced",
+    })
+}
+
+fn loss_of(reason: LossReason, count: u64) -> doc::Loss<'static> {
+    doc::Loss { reason: Cow::Borrowed(reason.name()), count }
+}
+
+fn count(count: Count) -> doc::Count {
+    doc::Count { calls: count.calls, bytes: count.bytes }
+}
+
+fn funnel(funnel: &Funnel) -> doc::Funnel {
+    doc::Funnel {
+        call: funnel.call.map(count),
+        arena: funnel.arena.map(count),
+        sysmalloc: funnel.sysmalloc.map(count),
+        brk: funnel.brk.map(count),
+        mmap: funnel.mmap.map(count),
+    }
+}
+
+fn buckets(buckets: &[Bucket]) -> Vec<doc::Bucket> {
+    buckets
+        .iter()
+        .map(|bucket| doc::Bucket {
+            lo: bucket.lo,
+            hi: (bucket.hi != u64::MAX).then_some(bucket.hi),
+            calls: bucket.calls,
+        })
+        .collect()
+}
+
+fn function<'a>(counted: &'a FunctionCount, allocator: Option<&'a Allocator>) -> doc::Function<'a> {
+    let name = counted.function.name();
+    let aliases = allocator.into_iter().flat_map(|allocator| &allocator.aliases).filter(|(of, _)| of == name);
+    doc::Function {
+        name: Cow::Borrowed(name),
+        aliases: aliases.flat_map(|(_, names)| names).map(|alias| text(alias)).collect(),
+        calls: counted.calls,
+        failed: counted.failed,
+        bytes: counted.bytes,
+        sizes: counted.sizes.as_deref().map(buckets),
+    }
+}
+
+fn threshold(threshold: &Threshold) -> doc::Threshold<'static> {
+    doc::Threshold {
+        bytes: threshold.bytes,
+        trim_bytes: threshold.trim_bytes,
+        mode: Cow::Borrowed(match threshold.mode {
+            ThresholdMode::Dynamic => "dynamic",
+            ThresholdMode::Pinned => "pinned",
+            ThresholdMode::Unknown => "unknown",
+        }),
+        source: Cow::Borrowed(match threshold.source {
+            ThresholdSource::Memory => "memory",
+            ThresholdSource::Event => "event",
+        }),
+        raises: threshold.raises,
+        mmapped_chunks: threshold.mmapped_chunks,
+        mmapped_bytes: threshold.mmapped_bytes,
+    }
+}
+
+fn crossings(sized: &Sized, syscalls: &Syscalls) -> doc::Crossings {
+    let fallback = syscalls.mmap.by_origin.iter().find(|(origin, _)| *origin == Origin::MmapFallback);
+    doc::Crossings {
+        calls: sized.count.calls,
+        bytes: sized.count.bytes,
+        fallback_calls: fallback.and_then(|(_, count)| *count).map(|count| count.calls),
+        sizes: buckets(&sized.sizes),
+    }
+}
+
+fn syscalls(syscalls: &Syscalls) -> doc::Syscalls<'static> {
+    let brk = &syscalls.brk;
+    doc::Syscalls {
+        mmap: syscall(&syscalls.mmap),
+        munmap: syscall(&syscalls.munmap),
+        mremap: syscall(&syscalls.mremap),
+        brk: doc::Brk {
+            calls: brk.calls,
+            failed: brk.failed,
+            grown_bytes: syscalls.brk_grown_bytes,
+            shrunk_bytes: syscalls.brk_shrunk_bytes,
+            by_origin: by_origin(brk, |count| count.calls),
+            bytes_by_origin: by_origin(brk, |count| count.bytes),
+            latency_ns: buckets(&brk.latency_ns),
+        },
+    }
+}
+
+fn syscall(counted: &SyscallCount) -> doc::Syscall<'static> {
+    doc::Syscall {
+        calls: counted.calls,
+        failed: counted.failed,
+        bytes: counted.bytes,
+        by_origin: by_origin(counted, |count| count.calls),
+        bytes_by_origin: by_origin(counted, |count| count.bytes),
+        sizes: buckets(&counted.sizes),
+        latency_ns: buckets(&counted.latency_ns),
+    }
+}
+
+fn by_origin(counted: &SyscallCount, of: impl Fn(&Count) -> u64) -> ByOrigin<'static> {
+    counted.by_origin.iter().map(|(origin, count)| (Cow::Borrowed(origin.name()), count.as_ref().map(&of))).collect()
+}
+
+fn listed_syscall(counted: &SyscallCount) -> doc::ListedSyscall {
+    doc::ListedSyscall { calls: counted.calls, failed: counted.failed, bytes: counted.bytes }
+}
+
+fn text(text: &str) -> Text<'_> {
+    Cow::Borrowed(text)
+}
+
+fn maybe(text: Option<&str>) -> Option<Text<'_>> {
+    text.map(Cow::Borrowed)
+}

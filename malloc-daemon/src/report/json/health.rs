@@ -1,0 +1,80 @@
+//! Whether the daemon sees all it should, what it lost, and what it costs.
+
+use std::borrow::Cow;
+
+use super::convert;
+use super::document as doc;
+use super::document::SCHEMA_VERSION;
+use crate::aggregate::model::{LossReason, Probe, Snapshot, Verdict};
+
+/// `/v1/health`; `version` is the daemon's.
+#[must_use]
+pub fn health<'a>(snapshot: &'a Snapshot, version: &'a str) -> doc::Health<'a> {
+    let broken = snapshot.probes.iter().any(|probe| matches!(probe.verdict, Verdict::Broken(_)));
+    let complete = snapshot.complete && snapshot.processes.iter().all(|process| process.complete);
+    let losses: Vec<(LossReason, u64)> =
+        snapshot.losses.iter().chain(snapshot.processes.iter().flat_map(|process| &process.losses)).copied().collect();
+    doc::Health {
+        schema_version: SCHEMA_VERSION,
+        status: Cow::Borrowed(match (broken, complete) {
+            (true, _) => "broken",
+            (false, false) => "incomplete",
+            (false, true) => "ok",
+        }),
+        complete,
+        losses: convert::every_loss(&losses),
+        probes: snapshot.probes.iter().map(probe).collect(),
+        daemon: doc::Daemon {
+            version: Cow::Borrowed(version),
+            cpu_ms: snapshot.cost.cpu_ms,
+            resident_bytes: snapshot.cost.resident_bytes,
+            kernel_bytes: snapshot.cost.kernel_bytes,
+            collect_us: snapshot.cost.collect_us,
+        },
+        sequence: snapshot.sequence,
+        window: convert::window(snapshot.window),
+    }
+}
+
+fn probe(probe: &Probe) -> doc::Probe<'_> {
+    let (verdict, why) = match &probe.verdict {
+        Verdict::Attached => ("ok", None),
+        Verdict::Unsupported(why) => ("unsupported", Some(why)),
+        Verdict::Broken(why) => ("broken", Some(why)),
+    };
+    doc::Probe {
+        name: Cow::Borrowed(&probe.name),
+        depth: Cow::Borrowed(probe.depth.name()),
+        verdict: Cow::Borrowed(verdict),
+        why: why.map(|why| Cow::Borrowed(why.as_str())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn health_names_every_probe_and_every_loss() {
+        let snapshot = sample::lossy();
+        insta::assert_snapshot!(serde_json::to_string_pretty(&health(&snapshot, "0.1.0")).unwrap());
+    }
+
+    #[test]
+    fn a_broken_probe_is_worse_than_a_loss() {
+        let mut snapshot = sample::snapshot(vec![sample::sqlite()]);
+        assert_eq!(health(&snapshot, "0").status, "ok");
+        snapshot.complete = false;
+        assert_eq!(health(&snapshot, "0").status, "incomplete");
+        snapshot.probes[0].verdict = Verdict::Broken("gone".to_owned());
+        assert_eq!(health(&snapshot, "0").status, "broken");
+    }
+
+    #[test]
+    fn a_process_that_is_incomplete_makes_health_incomplete() {
+        let mut process = sample::sqlite();
+        process.complete = false;
+        assert_eq!(health(&sample::snapshot(vec![process]), "0").status, "incomplete");
+    }
+}

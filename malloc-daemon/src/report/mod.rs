@@ -1,0 +1,12 @@
+//! The only knowledge of outside formats: a snapshot or a trace goes in, text or bytes come out; pure.
+
+mod escape;
+pub mod json;
+pub mod prometheus;
+#[cfg(test)]
+mod sample;
+pub mod text;
+pub mod trace;
+mod units;
+
+pub use escape::printable;

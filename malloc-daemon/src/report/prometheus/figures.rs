@@ -1,0 +1,151 @@
+//! The numbers of one process, or of all processes of one name.
+
+use malloc_common::abi::ORIGINS;
+use malloc_common::function::{FUNCTIONS, SIZED_FUNCTIONS};
+
+use crate::aggregate::model::{Bucket, Process};
+
+/// Upper bounds of the buckets of a request, bytes: powers of four, so that no bucket of the kernel is split.
+pub(super) const BOUNDS: [u64; 12] = {
+    let mut bounds = [0; 12];
+    let mut index = 0;
+    while index < bounds.len() {
+        bounds[index] = (16 << (2 * index)) - 1;
+        index += 1;
+    }
+    bounds
+};
+
+/// `None`: never measured. Everything but the threshold only grows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Figures {
+    pub calls: [Option<u64>; FUNCTIONS],
+    pub requests: [Option<Box<Requests>>; SIZED_FUNCTIONS],
+    pub crossings: Option<u64>,
+    pub raises: Option<u64>,
+    pub origin_calls: [Option<u64>; ORIGINS],
+    pub origin_bytes: [Option<u64>; ORIGINS],
+    /// By depth, the cheapest first.
+    pub hits: [Option<u64>; 4],
+    /// Bytes; a gauge.
+    pub threshold: Option<u64>,
+}
+
+/// Bytes requested; the last bucket has no bound.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Requests {
+    pub sum: u64,
+    pub buckets: [u64; BOUNDS.len() + 1],
+}
+
+impl Figures {
+    /// What a process counts now.
+    pub(super) fn of(process: &Process) -> Self {
+        let mut figures = Self::default();
+        let s = &process.syscalls;
+        for function in process.functions.iter().flatten() {
+            let index = function.function as usize;
+            put(&mut figures.calls, index, Some(function.calls));
+            if let (Some(sizes), Some(requests)) = (&function.sizes, figures.requests.get_mut(index)) {
+                *requests = Some(Box::new(Requests::of(function.bytes.unwrap_or(0), sizes)));
+            }
+        }
+        for (origin, count) in [&s.mmap, &s.munmap, &s.mremap, &s.brk].into_iter().flat_map(|call| &call.by_origin) {
+            put(&mut figures.origin_calls, *origin as usize, count.map(|count| count.calls));
+            put(&mut figures.origin_bytes, *origin as usize, count.map(|count| count.bytes));
+        }
+        figures.crossings = process.crossings.as_ref().map(|crossings| crossings.count.calls);
+        figures.raises = process.threshold.map(|threshold| threshold.raises);
+        figures.threshold = process.threshold.map(|threshold| threshold.bytes);
+        let calls = process.functions.as_ref().map(|functions| {
+            functions.iter().fold(0u64, |sum, f| sum.saturating_add(f.calls).saturating_add(f.failed.unwrap_or(0)))
+        });
+        let syscalls = [&s.mmap, &s.munmap, &s.mremap, &s.brk];
+        figures.hits = [
+            Some(syscalls.iter().fold(0, |sum: u64, call| sum.saturating_add(call.calls))),
+            process.funnel.sysmalloc.map(|level| level.calls),
+            process.funnel.arena.map(|level| level.calls),
+            calls,
+        ];
+        figures
+    }
+
+    /// Adds what `now` counts more than `seen`, and makes `seen` remember it. A figure that is not measured any
+    /// more keeps what it was, and is not counted again when it comes back.
+    pub(super) fn grow(&mut self, seen: &mut Self, now: &Self) {
+        grow_all(&mut self.calls, &mut seen.calls, &now.calls);
+        grow_all(&mut self.origin_calls, &mut seen.origin_calls, &now.origin_calls);
+        grow_all(&mut self.origin_bytes, &mut seen.origin_bytes, &now.origin_bytes);
+        grow_all(&mut self.hits, &mut seen.hits, &now.hits);
+        grow(&mut self.crossings, &mut seen.crossings, now.crossings);
+        grow(&mut self.raises, &mut seen.raises, now.raises);
+        for ((total, seen), now) in self.requests.iter_mut().zip(&mut seen.requests).zip(&now.requests) {
+            let Some(now) = now else { continue };
+            let (total, seen) = (total.get_or_insert_default(), seen.get_or_insert_default());
+            advance(&mut total.sum, &mut seen.sum, now.sum);
+            for ((total, seen), now) in total.buckets.iter_mut().zip(&mut seen.buckets).zip(&now.buckets) {
+                advance(total, seen, *now);
+            }
+        }
+    }
+}
+
+impl Requests {
+    fn of(sum: u64, sizes: &[Bucket]) -> Self {
+        let mut requests = Self { sum, ..Self::default() };
+        for bucket in sizes {
+            let index = BOUNDS.iter().position(|bound| bucket.hi <= *bound).unwrap_or(BOUNDS.len());
+            if let Some(calls) = requests.buckets.get_mut(index) {
+                *calls = calls.saturating_add(bucket.calls);
+            }
+        }
+        requests
+    }
+}
+
+fn put(slots: &mut [Option<u64>], index: usize, value: Option<u64>) {
+    if let Some(slot) = slots.get_mut(index) {
+        *slot = value;
+    }
+}
+
+fn grow_all(totals: &mut [Option<u64>], seen: &mut [Option<u64>], now: &[Option<u64>]) {
+    for ((total, seen), now) in totals.iter_mut().zip(seen).zip(now) {
+        grow(total, seen, *now);
+    }
+}
+
+fn grow(total: &mut Option<u64>, seen: &mut Option<u64>, now: Option<u64>) {
+    if let Some(now) = now {
+        advance(total.get_or_insert_default(), seen.get_or_insert_default(), now);
+    }
+}
+
+/// `total` grows by what `now` is more than `seen`.
+pub(super) fn advance(total: &mut u64, seen: &mut u64, now: u64) {
+    *total = total.saturating_add(now.saturating_sub(*seen));
+    *seen = now.max(*seen);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use malloc_common::histogram::{BUCKETS, bounds};
+
+    #[test]
+    fn no_bucket_of_the_kernel_is_split() {
+        for index in 0..BUCKETS {
+            let (lo, hi) = bounds(index);
+            assert!(BOUNDS.iter().all(|bound| hi <= *bound || lo > *bound), "bucket {index}");
+        }
+    }
+
+    #[test]
+    fn a_figure_that_comes_back_is_not_counted_twice() {
+        let (mut total, mut seen) = (Figures::default(), Figures::default());
+        for (crossings, expected) in [(Some(3), Some(3)), (None, Some(3)), (Some(5), Some(5))] {
+            total.grow(&mut seen, &Figures { crossings, ..Figures::default() });
+            assert_eq!(total.crossings, expected);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Sums by name that never go backwards, although processes come and go.
+//!
+//! A scraper takes a counter that falls for one that restarted, and a sum over the processes of one name falls
+//! when one of them leaves the snapshot. So the sums are kept here: each snapshot adds what each image counted
+//! since the one before, and an image that has left stays in the sum.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use malloc_common::loss::LOSSES;
+
+use super::figures::{Figures, advance};
+use crate::aggregate::model::{LossReason, Process, ProcessId, Snapshot};
+use crate::report::escape::printable;
+
+/// Names with series of their own; the rest share [`OTHER`].
+pub const NAMES: usize = 200;
+/// The name of all processes beyond the cap.
+pub const OTHER: &str = "other";
+
+/// Reasons of the model: the kernel's and two of the daemon's.
+const REASONS: usize = LOSSES + 2;
+
+/// Everything that `/metrics` counts. Bounded by [`NAMES`] and the images of one snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    names: BTreeMap<String, Figures>,
+    other: Option<Figures>,
+    images: HashMap<(ProcessId, u64), Image>,
+    lost: [u64; REASONS],
+    lost_seen: [u64; REASONS],
+    hits: [Option<u64>; 4],
+    folded: u64,
+    sequence: u64,
+}
+
+/// What is already in the sums of one image.
+#[derive(Clone, Debug, Default)]
+struct Image {
+    seen: Figures,
+    lost: [u64; REASONS],
+    sequence: u64,
+}
+
+impl Totals {
+    /// Adds what happened since the snapshot fed before; one that is not newer adds nothing.
+    pub fn feed(&mut self, snapshot: &Snapshot) {
+        if snapshot.sequence <= self.sequence {
+            return;
+        }
+        self.sequence = snapshot.sequence;
+        self.choose_names(snapshot);
+        for figures in self.names.values_mut().chain(&mut self.other) {
+            figures.threshold = None;
+        }
+        for process in &snapshot.processes {
+            self.add(process);
+        }
+        self.images.retain(|_, image| image.sequence == snapshot.sequence);
+        for (reason, count) in &snapshot.losses {
+            if let (Some(total), Some(seen)) =
+                (self.lost.get_mut(index(*reason)), self.lost_seen.get_mut(index(*reason)))
+            {
+                advance(total, seen, *count);
+            }
+        }
+    }
+
+    /// Each name with its sums; `other` last, when it was needed.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&str, &Figures)> {
+        let named = self.names.iter().map(|(name, figures)| (name.as_str(), figures));
+        named.chain(self.other.iter().map(|figures| (OTHER, figures)))
+    }
+
+    /// Every reason, zeros too.
+    pub(super) fn lost(&self) -> impl Iterator<Item = (LossReason, u64)> {
+        reasons().zip(self.lost)
+    }
+
+    /// By depth, the cheapest first.
+    pub(super) fn hits(&self) -> [Option<u64>; 4] {
+        self.hits
+    }
+
+    /// Images that began under the name `other`.
+    pub(super) fn folded(&self) -> u64 {
+        self.folded
+    }
+
+    /// Gives names to those that have none, those who take most from the kernel first. When all are taken, a name of
+    /// which no process is left is given up; should it return, it begins at zero, which a scraper reads as a restart.
+    fn choose_names(&mut self, snapshot: &Snapshot) {
+        let mut present: BTreeMap<String, u64> = BTreeMap::new();
+        for process in snapshot.processes.iter().filter(|process| process.comm != OTHER) {
+            let bytes = present.entry(label(process)).or_default();
+            *bytes = bytes.saturating_add(size(process));
+        }
+        let mut wanted: Vec<(&String, u64)> =
+            present.iter().filter(|(name, _)| !self.names.contains_key(*name)).map(|(n, b)| (n, *b)).collect();
+        wanted.sort_by_key(|(name, bytes)| (Reverse(*bytes), *name));
+        let excess = (self.names.len() + wanted.len()).saturating_sub(NAMES);
+        if excess > 0 {
+            let left: BTreeSet<String> =
+                self.names.keys().filter(|name| !present.contains_key(*name)).take(excess).cloned().collect();
+            self.names.retain(|name, _| !left.contains(name));
+        }
+        let room = NAMES.saturating_sub(self.names.len());
+        let named: Vec<String> = wanted.into_iter().take(room).map(|(name, _)| name.clone()).collect();
+        self.names.extend(named.into_iter().map(|name| (name, Figures::default())));
+    }
+
+    fn add(&mut self, process: &Process) {
+        let now = Figures::of(process);
+        let name = label(process);
+        let known = self.images.contains_key(&(process.id, process.image_ns));
+        let image = self.images.entry((process.id, process.image_ns)).or_default();
+        image.sequence = self.sequence;
+        let sums = match self.names.get_mut(&name) {
+            Some(sums) => sums,
+            None => {
+                self.folded += u64::from(!known && name != OTHER);
+                self.other.get_or_insert_default()
+            }
+        };
+        let before = sums.hits;
+        sums.grow(&mut image.seen, &now);
+        for ((total, before), after) in self.hits.iter_mut().zip(before).zip(sums.hits) {
+            if let Some(after) = after {
+                *total = Some(total.unwrap_or(0).saturating_add(after.saturating_sub(before.unwrap_or(0))));
+            }
+        }
+        if process.ended.is_none() {
+            sums.threshold = sums.threshold.max(now.threshold);
+        }
+        for (reason, count) in &process.losses {
+            if let (Some(total), Some(seen)) = (self.lost.get_mut(index(*reason)), image.lost.get_mut(index(*reason))) {
+                advance(total, seen, *count);
+            }
+        }
+    }
+}
+
+/// What stands in the label `comm`.
+fn label(process: &Process) -> String {
+    printable(&process.comm, 32)
+}
+
+/// What decides who gets a name: bytes taken from the kernel.
+fn size(process: &Process) -> u64 {
+    let s = &process.syscalls;
+    s.mmap.bytes.saturating_add(s.mremap.bytes).saturating_add(s.brk_grown_bytes)
+}
+
+fn reasons() -> impl Iterator<Item = LossReason> {
+    let kernel = malloc_common::loss::ALL.into_iter().map(LossReason::Kernel);
+    kernel.chain([LossReason::ProgramMissed, LossReason::ProcessDropped])
+}
+
+/// The place of a reason in [`reasons`].
+fn index(reason: LossReason) -> usize {
+    match reason {
+        LossReason::Kernel(loss) => loss as usize,
+        LossReason::ProgramMissed => LOSSES,
+        LossReason::ProcessDropped => LOSSES + 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+    use proptest::prelude::*;
+
+    fn fed(totals: &mut Totals, sequence: u64, processes: Vec<Process>) {
+        totals.feed(&Snapshot { sequence, ..sample::snapshot(processes) });
+    }
+
+    fn crossings(totals: &Totals, name: &str) -> Option<u64> {
+        totals.names().find(|(other, _)| *other == name).and_then(|(_, figures)| figures.crossings)
+    }
+
+    fn process(pid: u32, comm: &str, crossings: u64) -> Process {
+        let mut process = sample::sqlite();
+        process.id.pid = pid;
+        process.comm = comm.to_owned();
+        process.crossings.as_mut().unwrap().count.calls = crossings;
+        process
+    }
+
+    #[test]
+    fn a_sum_does_not_fall_when_a_process_leaves() {
+        let mut totals = Totals::default();
+        fed(&mut totals, 1, vec![process(1, "a", 5), process(2, "a", 7)]);
+        fed(&mut totals, 2, vec![process(2, "a", 8)]);
+        assert_eq!(crossings(&totals, "a"), Some(13));
+        fed(&mut totals, 3, vec![]);
+        assert_eq!(crossings(&totals, "a"), Some(13));
+        assert!(totals.images.is_empty());
+    }
+
+    #[test]
+    fn a_pid_used_again_is_counted_from_zero() {
+        let mut totals = Totals::default();
+        fed(&mut totals, 1, vec![process(1, "a", 5)]);
+        let mut again = process(1, "a", 2);
+        again.id.start_ns += 1;
+        fed(&mut totals, 2, vec![again]);
+        assert_eq!(crossings(&totals, "a"), Some(7));
+    }
+
+    #[test]
+    fn a_process_that_changes_its_name_takes_nothing_from_the_old_one() {
+        let mut totals = Totals::default();
+        fed(&mut totals, 1, vec![process(1, "a", 5)]);
+        fed(&mut totals, 2, vec![process(1, "b", 9)]);
+        assert_eq!((crossings(&totals, "a"), crossings(&totals, "b")), (Some(5), Some(4)));
+    }
+
+    #[test]
+    fn a_snapshot_fed_twice_counts_once() {
+        let mut totals = Totals::default();
+        fed(&mut totals, 1, vec![process(1, "a", 5)]);
+        fed(&mut totals, 1, vec![process(1, "a", 9)]);
+        assert_eq!(crossings(&totals, "a"), Some(5));
+    }
+
+    #[test]
+    fn names_beyond_the_cap_are_folded_and_counted() {
+        let mut totals = Totals::default();
+        let processes: Vec<Process> = (0..NAMES as u32 + 3).map(|pid| process(pid, &format!("p{pid}"), 1)).collect();
+        fed(&mut totals, 1, processes.clone());
+        fed(&mut totals, 2, processes);
+        assert_eq!(totals.names().count(), NAMES + 1);
+        assert_eq!((crossings(&totals, OTHER), totals.folded()), (Some(3), 3));
+    }
+
+    #[test]
+    fn the_largest_get_the_names() {
+        let mut totals = Totals::default();
+        let mut processes: Vec<Process> = (0..NAMES as u32).map(|pid| process(pid, &format!("p{pid}"), 1)).collect();
+        let mut large = process(1000, "zz-large", 1);
+        large.syscalls.brk_grown_bytes += 1;
+        processes.push(large);
+        fed(&mut totals, 1, processes);
+        assert_eq!(crossings(&totals, "zz-large"), Some(1));
+    }
+
+    #[test]
+    fn a_process_named_other_makes_no_second_series_of_that_name() {
+        let mut totals = Totals::default();
+        let mut processes: Vec<Process> =
+            (0..NAMES as u32 + 1).map(|pid| process(pid, &format!("p{pid}"), 1)).collect();
+        processes.push(process(1000, OTHER, 1));
+        fed(&mut totals, 1, processes);
+        assert_eq!(totals.names().filter(|(name, _)| *name == OTHER).count(), 1);
+        assert_eq!((crossings(&totals, OTHER), totals.folded()), (Some(2), 1));
+    }
+
+    #[test]
+    fn a_name_without_processes_makes_room() {
+        let mut totals = Totals::default();
+        fed(&mut totals, 1, (0..NAMES as u32).map(|pid| process(pid, &format!("p{pid}"), 1)).collect());
+        fed(&mut totals, 2, vec![process(9000, "new", 4)]);
+        assert_eq!((crossings(&totals, "new"), totals.folded()), (Some(4), 0));
+        assert_eq!(totals.names().count(), NAMES);
+    }
+
+    #[test]
+    fn losses_of_processes_and_of_all_are_added() {
+        let mut totals = Totals::default();
+        totals.feed(&sample::lossy());
+        totals.feed(&Snapshot { sequence: 43, ..sample::lossy() });
+        let lost: Vec<(&str, u64)> = totals.lost().map(|(r, c)| (r.name(), c)).filter(|(_, c)| *c > 0).collect();
+        assert_eq!(lost, [("process_table_full", 3), ("histogram_pool_full", 12), ("program_missed", 1234)]);
+    }
+
+    #[test]
+    fn the_threshold_is_of_those_that_run() {
+        let mut totals = Totals::default();
+        let mut ended = process(1, "a", 5);
+        ended.ended = Some(crate::aggregate::model::End::Exited);
+        fed(&mut totals, 1, vec![ended]);
+        assert_eq!(totals.names().next().unwrap().1.threshold, None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_counter_goes_backwards(steps in prop::collection::vec(
+            prop::collection::vec((0u32..6, 0usize..3, any::<u32>()), 0..6), 1..12)
+        ) {
+            let mut totals = Totals::default();
+            let mut before: BTreeMap<String, u64> = BTreeMap::new();
+            for (sequence, step) in steps.into_iter().enumerate() {
+                let processes: BTreeMap<u32, Process> = step
+                    .into_iter()
+                    .map(|(pid, name, count)| (pid, process(pid, ["a", "b", "c"][name], u64::from(count))))
+                    .collect();
+                fed(&mut totals, sequence as u64 + 1, processes.into_values().collect());
+                for (name, figures) in totals.names() {
+                    let now = figures.crossings.unwrap_or(0);
+                    prop_assert!(before.get(name).is_none_or(|before| now >= *before));
+                    before.insert(name.to_owned(), now);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,441 @@
+//! Finds the files that serve `malloc` in running processes.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use super::ElfFacts;
+use crate::host::HostError;
+use crate::host::file::{FileError, FileKey, Root, TargetFile, open_in_root, open_map_file};
+use crate::host::maps::{Device, Mapping};
+use crate::host::process::{self, Pid, ProcessIdentity};
+
+/// What a file is, by its name alone: its content decides what can be probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CandidateKind {
+    /// `libc.so.6`, `libc-2.31.so`
+    Glibc,
+    /// `ld-musl-x86_64.so.1`, `libc.so`
+    Musl,
+    /// `libjemalloc.so.2`
+    Jemalloc,
+    /// `libtcmalloc.so.4`, `libtcmalloc_minimal.so.4`
+    Tcmalloc,
+    /// `libmimalloc.so.2`
+    Mimalloc,
+    /// The main executable, which may contain an allocator.
+    Executable,
+}
+
+impl CandidateKind {
+    /// Judges a library by its file name.
+    #[must_use]
+    pub fn of_library(file_name: &[u8]) -> Option<Self> {
+        let shared_object = |prefix: &[u8]| {
+            let rest = file_name.strip_prefix(prefix);
+            rest.is_some_and(|rest| rest.windows(3).any(|part| part == b".so"))
+        };
+        match file_name {
+            b"libc.so.6" => Some(CandidateKind::Glibc),
+            name if name.starts_with(b"libc-2.") && name.ends_with(b".so") => Some(CandidateKind::Glibc),
+            b"libc.so" => Some(CandidateKind::Musl),
+            _ if shared_object(b"ld-musl-") || shared_object(b"libc.musl-") => Some(CandidateKind::Musl),
+            _ if shared_object(b"libjemalloc") => Some(CandidateKind::Jemalloc),
+            _ if shared_object(b"libtcmalloc") => Some(CandidateKind::Tcmalloc),
+            _ if shared_object(b"libmimalloc") => Some(CandidateKind::Mimalloc),
+            _ => None,
+        }
+    }
+}
+
+/// A file that a process maps as code and that may serve `malloc`.
+#[derive(Debug)]
+pub struct Candidate {
+    /// What its name says.
+    pub kind: CandidateKind,
+    /// The path from the root of the process's mount namespace.
+    pub path: PathBuf,
+    /// The path no longer leads to the file.
+    pub deleted: bool,
+    /// The file itself.
+    pub file: TargetFile,
+    /// The first address of its first executable mapping in that process.
+    pub mapped_at: u64,
+    /// The file offset seen at that address, bytes.
+    pub mapped_offset: u64,
+    /// Device as /proc/PID/maps shows it; on some file systems not that of the file's key.
+    pub device: Device,
+    /// Inode as /proc/PID/maps shows it.
+    pub inode: u64,
+}
+
+/// Something that could not be looked at, so that probes may be missing there.
+#[derive(Debug, thiserror::Error)]
+#[error("process {pid}: {reason}")]
+pub struct Unseen {
+    /// The process.
+    pub pid: Pid,
+    /// What happened.
+    pub reason: UnseenReason,
+}
+
+/// Why a process or one of its files could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum UnseenReason {
+    /// The process's facts are not readable.
+    #[error(transparent)]
+    Process(#[from] HostError),
+    /// One file is not readable.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Another file lies at the path of the mapped one, and only the path may be used here.
+    #[error("{} was replaced, and opening the mapped file needs CAP_CHECKPOINT_RESTORE", path.display())]
+    Replaced {
+        /// The path from the root of the process's mount namespace.
+        path: PathBuf,
+    },
+}
+
+/// The candidates of one process.
+#[derive(Debug, Default)]
+pub struct Candidates {
+    /// Files that can be probed, in the order of their addresses.
+    pub files: Vec<Candidate>,
+    /// Files that could not be opened.
+    pub unseen: Vec<Unseen>,
+}
+
+/// One file that serves `malloc`, with all who use it.
+#[derive(Debug)]
+pub struct ServingFile {
+    /// The file, as the first of its users maps it.
+    pub candidate: Candidate,
+    /// Its build id.
+    pub build_id: Option<Vec<u8>>,
+    /// Other keys of the same content: an overlay mount shows one inode under a device of its own, and a probe in either
+    /// fires in both.
+    pub other_keys: Vec<FileKey>,
+    /// The processes that map it, ascending.
+    pub processes: Vec<ProcessIdentity>,
+}
+
+/// All processes of the machine at one time.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Files that serve `malloc`, each once, ordered by key.
+    pub files: Vec<ServingFile>,
+    /// What could not be looked at.
+    pub unseen: Vec<Unseen>,
+    /// How many processes with code of their own were looked at; kernel threads have none.
+    pub processes: usize,
+}
+
+/// The candidates of one process; `None` when it vanished.
+///
+/// # Errors
+/// [`HostError`] when its mappings cannot be read.
+pub fn candidates(pid: Pid) -> Result<Option<Candidates>, HostError> {
+    let Some(mapped) = mapped_candidates(pid)? else { return Ok(None) };
+    let mut candidates = Candidates::default();
+    for (kind, mapping) in mapped {
+        match open(pid, kind, &mapping) {
+            Ok(Some(candidate)) => candidates.files.push(candidate),
+            Ok(None) => {}
+            Err(reason) => candidates.unseen.push(Unseen { pid, reason }),
+        }
+    }
+    Ok(Some(candidates))
+}
+
+/// Looks at all processes. Each file is opened once, however many processes map it. Executables are kept only if they
+/// define `malloc`.
+///
+/// # Errors
+/// [`HostError`] when /proc cannot be listed.
+pub fn scan(elf: &impl ElfFacts) -> Result<Scan, HostError> {
+    let mut found = Found::default();
+    for pid in process::pids()? {
+        if let Err(reason) = found.look_at(pid, elf) {
+            found.scan.unseen.push(Unseen { pid, reason });
+        }
+    }
+    let mut scan = found.scan;
+    scan.files.sort_by_key(|file| file.candidate.file.key);
+    for file in &mut scan.files {
+        file.processes.sort_unstable();
+        file.processes.dedup();
+    }
+    Ok(scan)
+}
+
+/// What makes two files one although their devices differ: nothing else tells an inode seen through two overlay mounts
+/// from two files.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Content {
+    ino: u64,
+    size: u64,
+    mtime_ns: i64,
+    build_id: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Found {
+    scan: Scan,
+    /// Mapped inodes met so far: the index of the serving file, or `None` when it serves nothing. A mapped inode cannot
+    /// be used for another file while the scan runs, unless all its users end meanwhile.
+    by_inode: HashMap<(Device, u64), Option<usize>>,
+    by_key: HashMap<FileKey, usize>,
+    by_content: HashMap<Content, usize>,
+}
+
+impl Found {
+    fn look_at(&mut self, pid: Pid, elf: &impl ElfFacts) -> Result<(), UnseenReason> {
+        let Some(before) = process::identity(pid)? else { return Ok(()) };
+        let Some(mapped) = mapped_candidates(pid)? else { return Ok(()) };
+        if process::identity(pid)? != Some(before) || mapped.is_empty() {
+            return Ok(());
+        }
+        self.scan.processes += 1;
+        for (kind, mapping) in mapped {
+            let inode = (mapping.device, mapping.inode);
+            let index = match self.by_inode.get(&inode) {
+                Some(&known) => known,
+                None => match open(pid, kind, &mapping) {
+                    Ok(Some(candidate)) => {
+                        let index = self.keep(candidate, elf);
+                        self.by_inode.insert(inode, index);
+                        index
+                    }
+                    Ok(None) => None,
+                    Err(reason) => {
+                        self.scan.unseen.push(Unseen { pid, reason });
+                        None
+                    }
+                },
+            };
+            if let Some(file) = index.and_then(|index| self.scan.files.get_mut(index)) {
+                file.processes.push(before);
+            }
+        }
+        Ok(())
+    }
+
+    /// The index of the file among those that serve `malloc`, new or known under another device.
+    fn keep(&mut self, candidate: Candidate, elf: &impl ElfFacts) -> Option<usize> {
+        if candidate.kind == CandidateKind::Executable && !elf.defines_malloc(&candidate.file) {
+            return None;
+        }
+        let key = candidate.file.key;
+        if let Some(&index) = self.by_key.get(&key) {
+            return Some(index);
+        }
+        let build_id = elf.build_id(&candidate.file);
+        let next = self.scan.files.len();
+        let index = match build_id.clone() {
+            None => next,
+            Some(build_id) => {
+                let content = Content { ino: key.ino, size: key.size, mtime_ns: key.mtime_ns, build_id };
+                match self.by_content.entry(content) {
+                    Entry::Occupied(known) => *known.get(),
+                    Entry::Vacant(entry) => *entry.insert(next),
+                }
+            }
+        };
+        match self.scan.files.get_mut(index) {
+            Some(same) => same.other_keys.push(key),
+            None => {
+                let file = ServingFile { candidate, build_id, other_keys: Vec::new(), processes: Vec::new() };
+                self.scan.files.push(file);
+            }
+        }
+        self.by_key.insert(key, index);
+        Some(index)
+    }
+}
+
+/// The first executable mapping of each file whose name, or whose being the main executable, makes it a candidate.
+fn mapped_candidates(pid: Pid) -> Result<Option<Vec<(CandidateKind, Mapping)>>, HostError> {
+    let Some(maps) = process::maps(pid)? else { return Ok(None) };
+    if maps.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
+    // A zombie loses its executable before its pid.
+    let executable = process::exe(pid)?.map(|exe| exe.path);
+    Ok(Some(choose(maps, executable.as_deref())))
+}
+
+fn choose(maps: Vec<Mapping>, executable: Option<&Path>) -> Vec<(CandidateKind, Mapping)> {
+    let mut chosen: BTreeMap<(Device, u64), (CandidateKind, Mapping)> = BTreeMap::new();
+    for mapping in maps.into_iter().filter(Mapping::is_executable_file) {
+        let is_main = || executable.is_some_and(|path| path == mapping.path());
+        let by_name = CandidateKind::of_library(mapping.file_name());
+        let Some(kind) = by_name.or_else(|| is_main().then_some(CandidateKind::Executable)) else { continue };
+        chosen.entry((mapping.device, mapping.inode)).or_insert((kind, mapping));
+    }
+    let mut chosen: Vec<_> = chosen.into_values().collect();
+    chosen.sort_by_key(|(_, mapping)| mapping.start);
+    chosen
+}
+
+/// Opens the mapped file itself, or where that is not possible what lies at its path, if that is the same file.
+fn open(pid: Pid, kind: CandidateKind, mapping: &Mapping) -> Result<Option<Candidate>, UnseenReason> {
+    let path = mapping.path();
+    let file = match open_map_file(pid, mapping.start..mapping.end, &path) {
+        Ok(Some(file)) => Some(file),
+        // Mappings are split and joined as the process runs; the file may be there still.
+        Ok(None) | Err(FileError::Host(HostError::NotPermitted { .. })) => open_by_path(pid, mapping)?,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(file.map(|file| Candidate {
+        kind,
+        path,
+        deleted: mapping.deleted,
+        file,
+        mapped_at: mapping.start,
+        mapped_offset: mapping.offset,
+        device: mapping.device,
+        inode: mapping.inode,
+    }))
+}
+
+/// The kernel shows paths from the root of the mount namespace: that is the process's own root in a container and this
+/// daemon's for a process that only changed its root.
+fn open_by_path(pid: Pid, mapping: &Mapping) -> Result<Option<TargetFile>, UnseenReason> {
+    let path = mapping.path();
+    for root in [Root::Process(pid), Root::Host] {
+        match open_in_root(root, &path)? {
+            Some(file) if file.key.ino == mapping.inode => return Ok(Some(file)),
+            _ => {}
+        }
+    }
+    match process::identity(pid)? {
+        Some(_) => Err(UnseenReason::Replaced { path }),
+        None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::host::maps::mappings;
+    use crate::targets::Contents as Elf;
+
+    #[test]
+    fn allocators_are_known_by_the_names_distributions_give_them() {
+        use CandidateKind::{Glibc, Jemalloc, Mimalloc, Musl, Tcmalloc};
+        let kind = |name: &str| CandidateKind::of_library(name.as_bytes());
+        for (kind_of_it, names) in [
+            (Glibc, ["libc.so.6", "libc-2.31.so"]),
+            (Musl, ["ld-musl-x86_64.so.1", "libc.so"]),
+            (Jemalloc, ["libjemalloc.so.2", "libjemalloc.so"]),
+            (Tcmalloc, ["libtcmalloc.so.4", "libtcmalloc_minimal.so.4.5.9"]),
+            (Mimalloc, ["libmimalloc.so.2.1", "libmimalloc-secure.so.3"]),
+        ] {
+            for name in names {
+                assert_eq!(kind(name), Some(kind_of_it), "{name}");
+            }
+        }
+        for name in ["libcap.so.2", "libc++.so.1", "libcurl.so.4", "ld-linux-x86-64.so.2", "jemalloc.txt", ""] {
+            assert_eq!(kind(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_code_of_the_executable_and_of_allocators_is_chosen_each_file_once() {
+        let text = b"1000-2000 r--p 00000000 fe:00 1 /bin/x\n2000-3000 r-xp 00001000 fe:00 1 /bin/x\n\
+            5000-6000 r-xp 00002000 fe:00 1 /bin/x\n7000-8000 r-xp 00000000 fe:00 2 /lib/libm.so.6\n\
+            8000-9000 r-xp 00000000 fe:00 3 /lib/libc.so.6\n9000-a000 r-xp 00000000 00:00 0 [vdso]\n";
+        let chosen = choose(mappings(text).collect(), Some(Path::new("/bin/x")));
+        let seen: Vec<_> = chosen.iter().map(|(kind, mapping)| (*kind, mapping.start, mapping.offset)).collect();
+        assert_eq!(seen, [(CandidateKind::Executable, 0x2000, 0x1000), (CandidateKind::Glibc, 0x8000, 0)]);
+    }
+
+    #[test]
+    fn a_running_program_is_served_by_the_libc_it_maps() {
+        let own = Pid(std::process::id());
+        let candidates = candidates(own).unwrap().unwrap();
+        let executable = candidates.files.iter().find(|file| file.kind == CandidateKind::Executable).unwrap();
+        assert_eq!(executable.path, std::env::current_exe().unwrap());
+        let libc = candidates.files.iter().find(|file| file.kind == CandidateKind::Glibc).unwrap();
+        assert_eq!(libc.file.key.ino, libc.inode);
+        let scan = scan(&Elf).unwrap();
+        let serving = scan.files.iter().find(|file| file.candidate.file.key == libc.file.key).unwrap();
+        assert!(serving.processes.iter().any(|process| process.pid == own));
+        assert!(!scan.files.iter().any(|file| file.candidate.path == executable.path));
+    }
+
+    #[test]
+    fn a_path_serves_only_while_it_leads_to_the_mapped_inode() {
+        let own = Pid(std::process::id());
+        let maps = process::maps(own).unwrap().unwrap();
+        let mut libc = maps.into_iter().find(|mapping| mapping.file_name() == b"libc.so.6").unwrap();
+        assert_eq!(open_by_path(own, &libc).unwrap().unwrap().key.ino, libc.inode);
+        libc.inode += 1;
+        assert!(matches!(open_by_path(own, &libc), Err(UnseenReason::Replaced { .. })));
+        assert!(open_by_path(Pid(u32::MAX), &libc).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_program_deleted_while_it_runs_is_still_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("deleted-cat");
+        std::fs::copy("/bin/cat", &path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut child = Command::new(&path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // The answer shows that it is mapped: spawn returns in the middle of exec.
+        let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        input.write_all(b"x").unwrap();
+        output.read_exact(&mut [0]).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let candidates = candidates(Pid(child.id())).unwrap().unwrap();
+        drop(input);
+        child.wait().unwrap();
+        if rustix::process::geteuid().is_root() {
+            let executable = candidates.files.iter().find(|file| file.kind == CandidateKind::Executable);
+            let executable = executable.unwrap_or_else(|| panic!("{candidates:?}"));
+            assert!(executable.deleted && executable.path == path);
+            assert_eq!(executable.file.key.size, std::fs::metadata("/bin/cat").unwrap().len());
+        } else {
+            assert!(matches!(candidates.unseen[0].reason, UnseenReason::Replaced { .. }));
+        }
+    }
+
+    /// Files that all have the same build id.
+    struct SameBuild;
+
+    impl ElfFacts for SameBuild {
+        fn interpreter(&self, _: &TargetFile) -> Option<PathBuf> {
+            None
+        }
+
+        fn build_id(&self, _: &TargetFile) -> Option<Vec<u8>> {
+            Some(vec![0x93, 0xac])
+        }
+
+        fn defines_malloc(&self, _: &TargetFile) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn one_inode_under_two_devices_is_one_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let candidate = |dev, mtime_ns| {
+            let path = directory.path().join("libc.so.6");
+            std::fs::write(&path, b"").unwrap();
+            let mut file = open_in_root(Root::Host, &path).unwrap().unwrap();
+            file.key = FileKey { dev, ino: 7, size: 100, mtime_ns };
+            let device = Device { major: 0, minor: 0 };
+            let kind = CandidateKind::Glibc;
+            Candidate { kind, path, deleted: false, file, mapped_at: 0, mapped_offset: 0, device, inode: 7 }
+        };
+        let mut found = Found::default();
+        let indices = [(1, 5), (2, 5), (2, 5), (2, 6)].map(|(dev, time)| found.keep(candidate(dev, time), &SameBuild));
+        assert_eq!(indices, [Some(0), Some(0), Some(0), Some(1)]);
+        assert_eq!(found.scan.files[0].other_keys, [FileKey { dev: 2, ino: 7, size: 100, mtime_ns: 5 }]);
+    }
+}

@@ -1,0 +1,325 @@
+//! Turns the bytes of a file that defines `malloc` into the list of its probes.
+
+mod debug_data;
+mod glibc;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use malloc_common::site::{Cookie, MpLayout, Role};
+use object::elf as raw;
+use object::read::ReadRef;
+
+use super::decode::Execution;
+use super::elf::{BuildId, Elf, ElfError};
+use super::symbols::{self, Binding, Source, Symbol, Table};
+use malloc_common::depth::Depth;
+use scan::Scan;
+
+/// The most probes one file is given: twice what any glibc seen needs.
+pub const HOOK_LIMIT: usize = 256;
+
+/// Whose `malloc` it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllocatorKind {
+    /// The GNU C library's.
+    Glibc {
+        /// As its banner says: `2.36`.
+        version: Option<String>,
+    },
+    /// Some other; only its public functions are known.
+    Unknown,
+}
+
+/// A function of the allocator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllocatorFunction {
+    /// Its name, as the table that told of it spells it.
+    pub name: String,
+    /// Its address in the file's own numbering.
+    pub vaddr: u64,
+    /// Its size in bytes; 0 when no table tells.
+    pub size: u64,
+    /// Where in the file its first byte lies.
+    pub file_offset: u64,
+    /// Other names of the same address.
+    pub aliases: Vec<String>,
+    /// Which table told of it.
+    pub source: Source,
+}
+
+/// One probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// What it stands for.
+    pub role: Role,
+    /// The function the probed instruction lies in.
+    pub symbol: String,
+    /// The instruction's distance in bytes from that function's start.
+    pub offset_in_symbol: u64,
+    /// The instruction's address in the file's own numbering.
+    pub vaddr: u64,
+    /// Where in the file the instruction lies: what the kernel takes.
+    pub file_offset: u64,
+    /// What the probe hands its program: the role, and the way to `mp_` where the role needs it.
+    pub cookie: Cookie,
+    /// What a hit costs.
+    pub execution: Execution,
+    /// By how many bytes the stack pointer is lower than at the function's entry; 0 where the hook is a branch.
+    pub pushed_bytes: u32,
+    /// The first depth that needs the probe.
+    pub depth: Depth,
+}
+
+/// Where the allocator keeps its parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MallocPar {
+    /// The address of `mp_` in the file's own numbering.
+    pub vaddr: u64,
+    /// How its fields lie.
+    pub layout: MpLayout,
+}
+
+/// Something a depth needs and this file does not give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The first depth that is incomplete without it.
+    pub depth: Depth,
+    /// What: a function's name or a few words.
+    pub what: String,
+    /// Why it is missing, in a clause.
+    pub why: String,
+}
+
+/// What was found in one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// Whose allocator it is.
+    pub kind: AllocatorKind,
+    /// The file's build id.
+    pub build_id: Option<BuildId>,
+    /// `e_machine`
+    pub machine: u16,
+    /// The probes, by depth, then by place in the file.
+    pub hooks: Vec<Hook>,
+    /// The functions that were looked at, by address.
+    pub functions: Vec<AllocatorFunction>,
+    /// The allocator's parameters.
+    pub mp: Option<MallocPar>,
+    /// The address of `main_arena` in the file's own numbering.
+    pub main_arena: Option<u64>,
+    /// What told of the internal functions.
+    pub located_by: Source,
+    /// What this file does not give.
+    pub missing: Vec<Missing>,
+    /// What else a reader should know, a sentence each.
+    pub notes: Vec<String>,
+}
+
+impl Located {
+    /// The allocator's version, where it is known.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        match &self.kind {
+            AllocatorKind::Glibc { version } => version.as_deref(),
+            AllocatorKind::Unknown => None,
+        }
+    }
+}
+
+/// Finds the probes of `file`; `debug` is its separate debug file, taken only when the build ids agree.
+///
+/// A file that defines no `malloc` has no hooks and says so in `missing`.
+///
+/// # Errors
+/// When the file is no ELF file of a supported kind, or its tables cannot be read.
+pub fn locate<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Located, ElfError> {
+    let elf = Elf::parse(file)?;
+    if elf.machine() != raw::EM_X86_64.0 {
+        return Err(ElfError::UnsupportedMachine { machine: elf.machine() });
+    }
+    let build_id = elf.build_id();
+    let mut notes = Vec::new();
+    if !defines(&elf)? {
+        return Ok(Located {
+            kind: AllocatorKind::Unknown,
+            build_id,
+            machine: elf.machine(),
+            hooks: Vec::new(),
+            functions: Vec::new(),
+            mp: None,
+            main_arena: None,
+            located_by: Source::Exports,
+            missing: vec![Missing {
+                depth: Depth::Sysmalloc,
+                what: "malloc".into(),
+                why: "no symbol table of this file defines malloc and free".into(),
+            }],
+            notes,
+        });
+    }
+    let found = gather(&elf, build_id.as_ref(), debug, &mut notes)?;
+    let kind = kind(&elf, &found.symbols);
+    let mp = malloc_par(&elf, &found.symbols);
+    let main_arena = object_at(&found.symbols, "main_arena");
+    let glibc = matches!(kind, AllocatorKind::Glibc { .. });
+    let mut scan = Scan::new(&elf, &found.symbols, mp, &mut notes);
+    let named = found.internals_by != Source::Exports;
+    if glibc {
+        scan.sweep_unnamed();
+    }
+    scan.entries(glibc && named);
+    scan.branches(glibc && named);
+    let (hooks, functions, mut missing) = scan.finish();
+    if glibc && let Some(why) = &found.why_no_internals {
+        missing.push(Missing { depth: Depth::Arena, what: "_int_malloc".into(), why: why.clone() });
+        missing.push(Missing { depth: Depth::Sysmalloc, what: "sysmalloc and the slow path".into(), why: why.clone() });
+    }
+    if !glibc {
+        notes.push("Calls between public functions are seen only in those functions themselves.".into());
+        let why = "this allocator is not glibc's: its internals are not known";
+        for (depth, what) in [(Depth::Arena, "arena"), (Depth::Sysmalloc, "slow path")] {
+            missing.push(Missing { depth, what: what.into(), why: why.into() });
+        }
+    }
+    missing.sort_by(|a, b| (a.depth, &a.what).cmp(&(b.depth, &b.what)));
+    Ok(Located {
+        kind,
+        build_id,
+        machine: elf.machine(),
+        hooks,
+        functions,
+        mp,
+        main_arena,
+        located_by: found.internals_by,
+        missing,
+        notes,
+    })
+}
+
+/// Whether the file defines `malloc` and `free`: exports them or, as a static executable does, holds them.
+#[must_use]
+pub fn defines_malloc<'data, R: ReadRef<'data>>(file: R) -> bool {
+    Elf::parse(file).and_then(|elf| defines(&elf)).unwrap_or(false)
+}
+
+fn defines<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<bool, ElfError> {
+    for table in [Table::Exported, Table::Full] {
+        let named = symbols::read(elf, table, Source::Exports, |name| matches!(name, "malloc" | "free"))?;
+        let named = named.unwrap_or_default();
+        let bindings = |name| named.iter().filter(move |s| s.name == name && elf.is_code(s.vaddr)).map(|s| s.binding);
+        // The linker makes malloc local in a static position-independent executable, but not free.
+        let open = |name| bindings(name).any(|binding| binding != Binding::Local);
+        let any = |name| bindings(name).next().is_some();
+        if any("malloc") && any("free") && (open("malloc") || open("free")) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+struct Found {
+    symbols: Vec<Symbol>,
+    internals_by: Source,
+    why_no_internals: Option<String>,
+}
+
+/// The exported symbols, and the internal ones from the nearest table that has them.
+fn gather<'data, R: ReadRef<'data>>(
+    elf: &Elf<'data, R>,
+    build_id: Option<&BuildId>,
+    debug: Option<R>,
+    notes: &mut Vec<String>,
+) -> Result<Found, ElfError> {
+    let mut symbols = symbols::read(elf, Table::Exported, Source::Exports, glibc::is_wanted)?.unwrap_or_default();
+    let mut lacking = Vec::new();
+    let mut found = |table: Vec<Symbol>, source| {
+        let table = glibc::without_strangers(table);
+        let internals =
+            table.iter().any(|symbol| symbol.name == "main_arena" || symbol.name.starts_with("_int_malloc"));
+        symbols.extend(table);
+        internals.then_some(source)
+    };
+    let mut internals_by = None;
+    match symbols::read(elf, Table::Full, Source::Symtab, glibc::is_wanted) {
+        Err(error) => lacking.push(format!("unusable .symtab ({error})")),
+        Ok(None) => lacking.push("no .symtab".to_owned()),
+        Ok(Some(table)) => {
+            internals_by = found(table, Source::Symtab);
+            if internals_by.is_none() {
+                lacking.push("nothing of malloc in .symtab".to_owned());
+            }
+        }
+    }
+    if internals_by.is_none() {
+        match debug_data::symbols(elf, glibc::is_wanted) {
+            None => lacking.push("no .gnu_debugdata".to_owned()),
+            Some(Ok(table)) => {
+                internals_by = found(table, Source::DebugData);
+                if internals_by.is_none() {
+                    lacking.push("nothing of malloc in .gnu_debugdata".to_owned());
+                }
+            }
+            Some(Err(error)) => lacking.push(format!("unusable .gnu_debugdata ({error})")),
+        }
+    }
+    if internals_by.is_none() {
+        match debug {
+            None => lacking.push(match build_id {
+                Some(id) => format!("no debug file for build id {id}"),
+                None => "no build id to find a debug file by".to_owned(),
+            }),
+            Some(debug) => match debug_symbols(debug, build_id) {
+                Ok(table) => {
+                    internals_by = found(table, Source::DebugFile);
+                    if internals_by.is_none() {
+                        lacking.push("nothing of malloc in its debug file".to_owned());
+                    }
+                }
+                Err(why) => {
+                    notes.push(format!("The debug file was not used: {why}."));
+                    lacking.push(why);
+                }
+            },
+        }
+    }
+    let why = internals_by.is_none().then(|| format!("this libc is stripped: {}", lacking.join(", ")));
+    Ok(Found { symbols, internals_by: internals_by.unwrap_or(Source::Exports), why_no_internals: why })
+}
+
+fn debug_symbols<'data, R: ReadRef<'data>>(debug: R, build_id: Option<&BuildId>) -> Result<Vec<Symbol>, String> {
+    let debug = Elf::parse(debug).map_err(|error| format!("its debug file is unusable: {error}"))?;
+    match (build_id, debug.build_id()) {
+        (Some(ours), Some(theirs)) if *ours == theirs => {}
+        (Some(ours), Some(theirs)) => {
+            return Err(format!("its debug file is of build id {theirs}, not {ours}"));
+        }
+        _ => return Err("its debug file cannot be checked without a build id".into()),
+    }
+    symbols::read(&debug, Table::Full, Source::DebugFile, glibc::is_wanted)
+        .map_err(|error| format!("its debug file is unusable: {error}"))
+        .map(Option::unwrap_or_default)
+}
+
+fn kind<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, symbols: &[Symbol]) -> AllocatorKind {
+    let text = elf.section(b".rodata").and_then(|section| elf.bytes_of(section).ok());
+    let version = text.and_then(glibc::version);
+    let internals = ["_int_malloc", "main_arena"];
+    let by_name = internals.iter().all(|name| symbols.iter().any(|symbol| symbol.name == *name));
+    if version.is_some() || by_name { AllocatorKind::Glibc { version } } else { AllocatorKind::Unknown }
+}
+
+fn malloc_par<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, symbols: &[Symbol]) -> Option<MallocPar> {
+    /// The largest `struct malloc_par`, of glibc 2.43.
+    const MP_BYTES: u64 = 144;
+    let vaddr = object_at(symbols, "mp_")?;
+    let layout = elf.bytes_at(vaddr, MP_BYTES).map_or(MpLayout::Unknown, glibc::mp_layout);
+    Some(MallocPar { vaddr, layout })
+}
+
+/// The address of the one object of that name.
+fn object_at(symbols: &[Symbol], name: &str) -> Option<u64> {
+    let mut places = symbols.iter().filter(|symbol| symbol.name == name).map(|symbol| symbol.vaddr);
+    let first = places.next()?;
+    places.all(|vaddr| vaddr == first).then_some(first)
+}

@@ -1,0 +1,359 @@
+//! Implements the tracker's `Kernel` with BPF helpers.
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::bindings::pt_regs;
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
+    bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs,
+};
+use malloc_common::abi::{COUNTERS, Counter, Event, Flight, SERIES, SLOT_EXITED, SLOT_LIVE, Series, Slot};
+use malloc_common::histogram::{self, BUCKETS};
+use malloc_common::loss::Loss;
+use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD, MpLayout};
+use malloc_common::tracker::{HistogramId, Kernel, Mp, Registers, SlotId};
+
+use crate::maps::{EVENTS, FLIGHTS, FREE_HISTS, FREE_SLOTS, HISTOGRAMS, LOST, PROCESSES, SLOTS, TARGETS, ZERO_FLIGHT};
+
+/// 1: every process is counted; 0: those in `TARGETS`.
+#[unsafe(no_mangle)]
+static ADMIT_ALL: Global<u32> = Global::new(1);
+/// 1: chains are sent as events.
+#[unsafe(no_mangle)]
+static TRACING: Global<u32> = Global::new(0);
+/// Byte offsets in this kernel's structures, from its BTF.
+#[unsafe(no_mangle)]
+static OFF_GROUP_LEADER: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFF_START_TIME: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFF_MM: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFF_BRK: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFF_SIGNAL: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFF_LIVE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFF_TGID: Global<u32> = Global::new(0);
+
+/// The kernel this program runs in.
+pub struct Bpf;
+
+/// The registers of a uprobe's thread.
+#[inline(always)]
+pub fn registers(regs: *const pt_regs) -> Registers {
+    // SAFETY: the kernel passes a valid `pt_regs` as the context of a uprobe program.
+    let r = unsafe { &*regs };
+    #[cfg(bpf_target_arch = "aarch64")]
+    return Registers { arguments: [r.regs[0], r.regs[1], r.regs[2]], sp: r.sp, ip: r.pc };
+    #[cfg(not(bpf_target_arch = "aarch64"))]
+    return Registers { arguments: [r.rdi, r.rsi, r.rdx], sp: r.rsp, ip: r.rip };
+}
+
+/// The process id of a task, for programs that are handed one.
+#[inline(always)]
+pub fn tgid_of(task: *const u8) -> u32 {
+    // SAFETY: `bpf_probe_read_kernel` checks the address.
+    unsafe { read_kernel::<u32>(task as u64, &OFF_TGID) }.unwrap_or(0)
+}
+
+#[inline(always)]
+unsafe fn read_kernel<T>(base: u64, offset: &Global<u32>) -> Option<T> {
+    let address = base.wrapping_add(u64::from(offset.load()));
+    // SAFETY: the helper checks the address and fails on one that is not mapped.
+    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+}
+
+#[inline(always)]
+unsafe fn read_user<T>(address: u64, offset: u32) -> Option<T> {
+    // SAFETY: the helper checks the address and fails on one that is not mapped.
+    unsafe { bpf_probe_read_user(address.wrapping_add(u64::from(offset)) as *const T) }.ok()
+}
+
+#[cfg(target_arch = "bpf")]
+mod machine {
+    use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
+
+    /// Adds without using the result: the one form that BPF compiles to a plain atomic add.
+    #[inline(always)]
+    pub unsafe fn add(at: *mut u64, n: u64) {
+        // SAFETY: the caller passes a pointer into a map value.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(at, n) };
+    }
+
+    /// Hides where an index comes from: the compiler would otherwise prove a bounds check needless and drop it,
+    /// and the verifier, which cannot follow the proof, would refuse the program.
+    #[inline(always)]
+    pub fn opaque(mut index: u64) -> u64 {
+        // SAFETY: one move of a register onto itself.
+        unsafe { core::arch::asm!("{0} = {0}", inout(reg) index, options(pure, nomem, nostack)) };
+        index
+    }
+
+    #[inline(always)]
+    pub unsafe fn replace_zero(at: *mut u32, new: u32) -> u32 {
+        // SAFETY: the caller passes a pointer into a map value.
+        unsafe { atomic_cxchg::<u32, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(at, 0, new) }.0
+    }
+}
+
+/// Type-checks the programs on the host, where none of them runs.
+#[cfg(not(target_arch = "bpf"))]
+mod machine {
+    pub unsafe fn add(at: *mut u64, n: u64) {
+        // SAFETY: the caller passes a pointer into a map value.
+        unsafe { *at += n };
+    }
+
+    pub fn opaque(index: u64) -> u64 {
+        index
+    }
+
+    pub unsafe fn replace_zero(at: *mut u32, new: u32) -> u32 {
+        // SAFETY: the caller passes a pointer into a map value.
+        unsafe { core::mem::replace(&mut *at, new) }
+    }
+}
+
+impl Kernel for Bpf {
+    #[inline(always)]
+    fn tgid(&self) -> u32 {
+        (bpf_get_current_pid_tgid() >> 32) as u32
+    }
+
+    #[inline(always)]
+    fn tid(&self) -> u32 {
+        bpf_get_current_pid_tgid() as u32
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_boot_ns() }
+    }
+
+    #[inline(always)]
+    fn comm(&self) -> [u8; 16] {
+        bpf_get_current_comm().unwrap_or([0; 16])
+    }
+
+    #[inline(always)]
+    fn user_sp(&self) -> u64 {
+        // SAFETY: the helpers return the running task and the registers with which it entered the kernel.
+        let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const pt_regs;
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel(regs) }.map_or(0, |regs| registers(&regs).sp)
+    }
+
+    #[inline(always)]
+    fn program_break(&self) -> u64 {
+        // SAFETY: a helper without arguments; the reads are checked.
+        unsafe {
+            let task = bpf_get_current_task();
+            read_kernel::<u64>(task, &OFF_MM).and_then(|mm| read_kernel::<u64>(mm, &OFF_BRK)).unwrap_or(0)
+        }
+    }
+
+    #[inline(always)]
+    fn last_thread(&self) -> bool {
+        // SAFETY: a helper without arguments; the reads are checked. `do_exit` has already taken this thread off
+        // `signal->live` when the tracepoint fires (kernels 5.15 to 7.3).
+        let live = unsafe {
+            let task = bpf_get_current_task();
+            read_kernel::<u64>(task, &OFF_SIGNAL).and_then(|signal| read_kernel::<u32>(signal, &OFF_LIVE))
+        };
+        live.unwrap_or(0) == 0
+    }
+
+    #[inline(always)]
+    fn tracing(&self) -> bool {
+        TRACING.load() != 0
+    }
+
+    #[inline(always)]
+    fn read_mp(&self, layout: MpLayout, address: u64) -> Option<Mp> {
+        let offsets = layout.offsets()?;
+        // SAFETY: the reads are checked.
+        unsafe {
+            Some(Mp {
+                threshold: read_user(address, MP_MMAP_THRESHOLD)?,
+                trim_threshold: read_user(address, MP_TRIM_THRESHOLD)?,
+                mmapped_chunks: u64::from(read_user::<u32>(address, offsets.n_mmaps)?),
+                mmapped_bytes: read_user(address, offsets.mmapped_mem)?,
+                pinned: read_user(address, offsets.no_dyn_threshold)?,
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn slot(&self, tgid: u32) -> Option<SlotId> {
+        // SAFETY: entries are plain numbers; a stale one is at worst the slot of a process that just ended.
+        unsafe { PROCESSES.get(&tgid) }.copied()
+    }
+
+    #[inline(always)]
+    fn open_slot(&self, born: u32) -> Option<SlotId> {
+        let tgid = self.tgid();
+        let id = FREE_SLOTS.pop().ok()??;
+        let slot = SLOTS.get_ptr_mut(id)?;
+        // SAFETY: the index came from the free list, so this program alone writes the slot.
+        unsafe {
+            let task = bpf_get_current_task();
+            let leader = read_kernel::<u64>(task, &OFF_GROUP_LEADER).unwrap_or(task);
+            (*slot).tgid = tgid;
+            (*slot).born = born;
+            (*slot).start_ns = read_kernel::<u64>(leader, &OFF_START_TIME).unwrap_or(0);
+            (*slot).first_ns = self.now_ns();
+            (*slot).comm = self.comm();
+            (*slot).state = SLOT_LIVE;
+        }
+        if PROCESSES.insert(&tgid, &id, u64::from(BPF_NOEXIST)).is_ok() {
+            return Some(id);
+        }
+        // Another thread of the process was faster, or the table is full.
+        // SAFETY: as above; nobody else knows this slot.
+        unsafe {
+            (*slot).state = 0;
+        }
+        let _ = FREE_SLOTS.push(id, 0);
+        self.slot(tgid)
+    }
+
+    #[inline(always)]
+    fn close_slot(&self, tgid: u32, state: u32) {
+        let Some(id) = self.slot(tgid) else { return };
+        let _ = PROCESSES.remove(&tgid);
+        if let Some(slot) = SLOTS.get_ptr_mut(id) {
+            // SAFETY: the last thread of the image runs here; nothing else writes the slot any more.
+            unsafe {
+                (*slot).end_ns = self.now_ns();
+                (*slot).comm = if state == SLOT_EXITED { self.comm() } else { (*slot).comm };
+                (*slot).state = state;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store_mp(&self, slot: SlotId, mp: &Mp) -> u64 {
+        let Some(slot) = SLOTS.get_ptr_mut(slot) else { return 0 };
+        // SAFETY: aligned words that the daemon reads; threads that store at once store what they read.
+        unsafe {
+            let before = (*slot).threshold;
+            (*slot).threshold = mp.threshold;
+            (*slot).trim_threshold = mp.trim_threshold;
+            (*slot).mmapped_chunks = mp.mmapped_chunks;
+            (*slot).mmapped_bytes = mp.mmapped_bytes;
+            (*slot).threshold_pinned = mp.pinned;
+            (*slot).threshold_ns = self.now_ns();
+            before
+        }
+    }
+
+    #[inline(always)]
+    fn add(&self, slot: SlotId, counter: Counter, n: u64) {
+        if let Some(slot) = SLOTS.get_ptr_mut(slot) {
+            let index = machine::opaque(counter.index() as u64);
+            if index < COUNTERS as u64 {
+                // SAFETY: the index was just checked, the slot is a map value.
+                unsafe { machine::add((&raw mut (*slot).counters).cast::<u64>().add(index as usize), n) };
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn histogram(&self, slot: SlotId, series: Series) -> Option<HistogramId> {
+        let slot = SLOTS.get_ptr_mut(slot)?;
+        let at = series_of(slot, series)?;
+        // SAFETY: `at` points into the slot; the entry only ever goes from 0 to its final value while the slot lives.
+        let held = unsafe { at.read_volatile() };
+        if held != 0 {
+            return Some(held - 1);
+        }
+        let taken = FREE_HISTS.pop().ok()??;
+        // SAFETY: as above.
+        let before = unsafe { machine::replace_zero(at, taken + 1) };
+        if before == 0 {
+            return Some(taken);
+        }
+        // Another thread was faster.
+        let _ = FREE_HISTS.push(taken, 0);
+        Some(before - 1)
+    }
+
+    #[inline(always)]
+    fn record(&self, histogram: HistogramId, value: u64) {
+        if let Some(h) = HISTOGRAMS.get_ptr_mut(histogram) {
+            let bucket = machine::opaque(u64::from(histogram::bucket(value)));
+            if bucket < BUCKETS as u64 {
+                // SAFETY: the index was just checked, the histogram is a map value.
+                unsafe {
+                    machine::add((&raw mut (*h).buckets).cast::<u64>().add(bucket as usize), 1);
+                    machine::add(&raw mut (*h).sum, value);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn admits(&self, tgid: u32) -> bool {
+        // SAFETY: only presence matters.
+        ADMIT_ALL.load() != 0 || unsafe { TARGETS.get(&tgid) }.is_some()
+    }
+
+    #[inline(always)]
+    fn admit_child(&self, _parent: u32, child: u32) -> bool {
+        ADMIT_ALL.load() != 0 || TARGETS.insert(&child, &1, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn dismiss(&self, tgid: u32) {
+        if ADMIT_ALL.load() == 0 {
+            let _ = TARGETS.remove(&tgid);
+        }
+    }
+
+    #[inline(always)]
+    fn with_flight<R, F: FnOnce(&mut Flight) -> R>(&self, tid: u32, f: F) -> Option<R> {
+        let flight = FLIGHTS.get_ptr_mut(&tid)?;
+        // SAFETY: only the thread itself touches its flight, and it runs here.
+        Some(f(unsafe { &mut *flight }))
+    }
+
+    #[inline(always)]
+    fn open_flight(&self, tid: u32) -> bool {
+        if FLIGHTS.get_ptr(&tid).is_some() {
+            return true;
+        }
+        let Some(empty) = ZERO_FLIGHT.get(0) else { return false };
+        FLIGHTS.insert(&tid, empty, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn close_flight(&self, tid: u32) {
+        let _ = FLIGHTS.remove(&tid);
+    }
+
+    #[inline(always)]
+    fn lose(&self, loss: Loss) {
+        if let Some(lost) = LOST.get_ptr_mut(loss as u32) {
+            // SAFETY: a map value.
+            unsafe { machine::add(lost, 1) };
+        }
+    }
+
+    #[inline(always)]
+    fn emit(&self, event: &Event) -> bool {
+        EVENTS.output::<Event>(event, 0).is_ok()
+    }
+}
+
+#[inline(always)]
+fn series_of(slot: *mut Slot, series: Series) -> Option<*mut u32> {
+    let index = machine::opaque(series.index() as u64);
+    if index >= SERIES as u64 {
+        return None;
+    }
+    // SAFETY: the index was just checked.
+    Some(unsafe { (&raw mut (*slot).series).cast::<u32>().add(index as usize) })
+}

@@ -1,0 +1,52 @@
+//! The maps: what each holds, who writes and deletes, its bound, and what happens when it is full.
+
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, Queue, RingBuf};
+use malloc_common::abi::{Flight, Histogram, Slot};
+use malloc_common::loss::LOSSES;
+use malloc_common::maps::{EVENTS_BYTES, FLIGHTS_DEFAULT, HISTOGRAMS_DEFAULT, SLOTS_DEFAULT, TARGETS_DEFAULT};
+
+/// Slot index -> image of a process. The kernel fills and ends a slot, the daemon clears it and gives it back.
+/// The daemon maps it into memory: reading costs no system call.
+#[map]
+pub static SLOTS: Array<Slot> = Array::with_max_entries(SLOTS_DEFAULT, BPF_F_MMAPABLE);
+
+/// Histogram index -> histogram; belongs to the slot whose `series` names it.
+#[map]
+pub static HISTOGRAMS: Array<Histogram> = Array::with_max_entries(HISTOGRAMS_DEFAULT, BPF_F_MMAPABLE);
+
+/// `Loss` -> how often. Monotone.
+#[map]
+pub static LOST: Array<u64> = Array::with_max_entries(LOSSES as u32, BPF_F_MMAPABLE);
+
+/// Process id -> slot that counts for it. Inserted at a process's first event, deleted when it ends or executes
+/// another program. Full: `process_table_full`.
+#[map]
+pub static PROCESSES: HashMap<u32, u32> = HashMap::with_max_entries(SLOTS_DEFAULT, 0);
+
+/// Process id -> 1 for processes chosen for recording. The daemon inserts the first, `task_fork` their children,
+/// `task_exit` deletes. Full: `target_table_full`.
+#[map]
+pub static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(TARGETS_DEFAULT, 0);
+
+/// Thread id -> what the thread is in the middle of. Inserted on its first slow-path event, deleted when it ends.
+/// Full: `thread_table_full`.
+#[map]
+pub static FLIGHTS: HashMap<u32, Flight> = HashMap::with_max_entries(FLIGHTS_DEFAULT, 0);
+
+/// Indices of free slots: the daemon pushes, the kernel pops. Empty: `process_table_full`.
+#[map]
+pub static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(SLOTS_DEFAULT, 0);
+
+/// Indices of free histograms: the daemon pushes, the kernel pops. Empty: `histogram_pool_full`.
+#[map]
+pub static FREE_HISTS: Queue<u32> = Queue::with_max_entries(HISTOGRAMS_DEFAULT, 0);
+
+/// Rare events for the daemon. Full: `event_ring_full`.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+
+/// One empty flight, written by the daemon at start: too large to build on the stack at every insertion.
+#[map]
+pub static ZERO_FLIGHT: Array<Flight> = Array::with_max_entries(1, BPF_F_MMAPABLE);

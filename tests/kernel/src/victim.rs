@@ -1,0 +1,125 @@
+//! Compiles the victim programs, each once for its content, and runs them without the daemon.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::process::{Ended, run};
+use crate::truth::{Row, Truth};
+
+/// The compiler must keep every call: no builtin knowledge of malloc.
+const FLAGS: [&str; 7] = ["-O1", "-g", "-fno-builtin", "-Wall", "-Wextra", "-Werror", "-pthread"];
+
+/// The root of the workspace.
+#[must_use]
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Where cargo puts what it builds.
+#[must_use]
+pub fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
+/// The victim of this name, linked as programs usually are.
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
+    compiled(name, name, &[])
+}
+
+/// The victim of this name without a dynamic libc, or the linker's reason why this machine cannot make one.
+///
+/// # Errors
+/// What the compiler says when it has no static libc.
+pub fn static_program(name: &str) -> Result<PathBuf, String> {
+    try_compile(name, name, &["-static"])
+}
+
+/// The victim of this name for 32-bit x86, or why this machine cannot make one.
+///
+/// # Errors
+/// What the compiler says when it has no 32-bit libc.
+pub fn program_32_bit(name: &str) -> Result<PathBuf, String> {
+    try_compile(name, name, &["-m32"])
+}
+
+/// The preloaded library that counts every outermost call a second time.
+#[must_use]
+pub fn interposer() -> PathBuf {
+    compiled("interpose", "interpose.so", &["-shared", "-fPIC"])
+}
+
+/// Runs a victim alone; its accounts, in the order it printed them.
+///
+/// # Panics
+/// If it does not exit with 0.
+#[must_use]
+pub fn run_alone(name: &str, arguments: &[&str]) -> Vec<Truth> {
+    let ended = run(Command::new(program(name)).args(arguments));
+    accounts(name, &ended)
+}
+
+/// The calls that the libc makes on its own in a run of this victim, function by function: what the
+/// interposer sees beyond what the victim knows of (thread creation allocates, for one).
+///
+/// The victim must make the same calls in every run.
+///
+/// # Panics
+/// If the interposer saw fewer calls than the victim made: one of the two oracles is wrong.
+#[must_use]
+pub fn calls_of_the_libc(name: &str, arguments: &[&str]) -> BTreeMap<String, Row> {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let report = directory.path().join("interposed");
+    let ended =
+        run(Command::new(program(name)).args(arguments).env("LD_PRELOAD", interposer()).env("INTERPOSE_FILE", &report));
+    let truth = accounts(name, &ended).pop().expect("an account");
+    let text = std::fs::read_to_string(&report).expect("the interposer's account");
+    let seen = text.lines().map(Truth::parse).find(|seen| seen.pid == truth.pid).expect("an account of this process");
+    seen.functions
+        .iter()
+        .map(|(function, seen)| {
+            let known = &truth.functions[function];
+            let beyond = seen.minus(known).unwrap_or_else(|| {
+                panic!("{name} {arguments:?}: {function} by the victim {known:?}, by the interposer {seen:?}")
+            });
+            (function.clone(), beyond)
+        })
+        .collect()
+}
+
+fn accounts(name: &str, ended: &Ended) -> Vec<Truth> {
+    assert!(ended.status.success(), "{name}: {:?}: {}", ended.status, ended.stderr);
+    Truth::parse_all(&ended.stdout)
+}
+
+fn compiled(name: &str, output: &str, flags: &[&str]) -> PathBuf {
+    try_compile(name, output, flags).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn try_compile(name: &str, output: &str, flags: &[&str]) -> Result<PathBuf, String> {
+    let sources = workspace().join("tests/programs");
+    let source = sources.join(format!("{name}.c"));
+    let mut hasher = DefaultHasher::new();
+    for path in [&source, &sources.join("truth.h")] {
+        std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).hash(&mut hasher);
+    }
+    (FLAGS, flags).hash(&mut hasher);
+    let directory = target_directory().join("victims").join(format!("{:016x}", hasher.finish()));
+    std::fs::create_dir_all(&directory).expect("a directory for the victims");
+    let directory = directory.canonicalize().expect("a directory that exists");
+    let path = directory.join(output);
+    if path.exists() {
+        return Ok(path);
+    }
+    // Tests run at the same time: each compiles to a name of its own, and the last to rename wins.
+    let unfinished = tempfile::Builder::new().prefix(output).tempdir_in(&directory).expect("a temporary directory");
+    let made = unfinished.path().join(output);
+    let ended = run(Command::new("cc").args(FLAGS).args(flags).arg(&source).arg("-o").arg(&made));
+    if !ended.status.success() {
+        return Err(format!("cc {name}.c {flags:?}: {}", ended.stderr));
+    }
+    std::fs::rename(&made, &path).expect("a rename within a directory");
+    Ok(path)
+}
