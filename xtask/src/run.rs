@@ -131,7 +131,9 @@ fn show(listen: &str) -> Result<()> {
 fn get(listen: &str, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(listen)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {listen}\r\nConnection: close\r\n\r\n")?;
+    // In one piece: a server may answer and close before a second one arrives.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {listen}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(LONGEST_ANSWER_BYTES).read_to_end(&mut answer)?;
     parse(&String::from_utf8_lossy(&answer)).context("the answer is no HTTP")

@@ -39,6 +39,7 @@ pub fn setup(minimal: bool) -> Result<()> {
     };
     bring("packages for the tests", &mut || packages(TEST_PACKAGES));
     bring("compiler with the sources of core", &mut compiler);
+    bring("rustfmt and clippy", &mut formatter_and_linter);
     bring("bpf-linker", &mut bpf_linker);
     if !minimal {
         bring("cargo-deny", &mut cargo_deny);
@@ -120,6 +121,18 @@ fn compiler() -> Result<()> {
         other.library.display()
     );
     Ok(())
+}
+
+/// A toolchain of rustup's minimal profile has neither.
+fn formatter_and_linter() -> Result<()> {
+    let works = |tool: &str| shell::capture(shell::cargo().args([tool, "--version"])).is_some();
+    if works("fmt") && works("clippy") {
+        println!("here: cargo fmt, cargo clippy");
+        return Ok(());
+    }
+    let mut rustup =
+        ebpf::rustup().context("install rustfmt and clippy for this compiler: rustup is not here to do it")?;
+    shell::run(rustup.args(["component", "add", "rustfmt", "clippy"]))
 }
 
 fn bpf_linker() -> Result<()> {
