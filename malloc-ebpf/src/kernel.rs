@@ -58,6 +58,9 @@ pub fn tgid_of(task: *const u8) -> u32 {
     unsafe { read_kernel::<u32>(task as u64, &OFF_TGID) }.unwrap_or(0)
 }
 
+/// # Safety
+///
+/// Any bit pattern is a valid `T`.
 #[inline(always)]
 unsafe fn read_kernel<T>(base: u64, offset: &Global<u32>) -> Option<T> {
     let address = base.wrapping_add(u64::from(offset.load()));
@@ -65,6 +68,9 @@ unsafe fn read_kernel<T>(base: u64, offset: &Global<u32>) -> Option<T> {
     unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
 }
 
+/// # Safety
+///
+/// Any bit pattern is a valid `T`.
 #[inline(always)]
 unsafe fn read_user<T>(address: u64, offset: u32) -> Option<T> {
     // SAFETY: the helper checks the address and fails on one that is not mapped.
@@ -76,6 +82,10 @@ mod machine {
     use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 
     /// Adds without using the result: the one form that BPF compiles to a plain atomic add.
+    ///
+    /// # Safety
+    ///
+    /// `at` points into a map value.
     #[inline(always)]
     pub unsafe fn add(at: *mut u64, n: u64) {
         // SAFETY: the caller passes a pointer into a map value.
@@ -91,6 +101,11 @@ mod machine {
         index
     }
 
+    /// Stores `new` where nothing is stored yet; returns what was there.
+    ///
+    /// # Safety
+    ///
+    /// `at` points into a map value.
     #[inline(always)]
     pub unsafe fn replace_zero(at: *mut u32, new: u32) -> u32 {
         // SAFETY: the caller passes a pointer into a map value.
@@ -101,6 +116,9 @@ mod machine {
 /// Type-checks the programs on the host, where none of them runs.
 #[cfg(not(target_arch = "bpf"))]
 mod machine {
+    /// # Safety
+    ///
+    /// As on the target.
     pub unsafe fn add(at: *mut u64, n: u64) {
         // SAFETY: the caller passes a pointer into a map value.
         unsafe { *at += n };
@@ -110,6 +128,9 @@ mod machine {
         index
     }
 
+    /// # Safety
+    ///
+    /// As on the target.
     pub unsafe fn replace_zero(at: *mut u32, new: u32) -> u32 {
         // SAFETY: the caller passes a pointer into a map value.
         unsafe { core::mem::replace(&mut *at, new) }

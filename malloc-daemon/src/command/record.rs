@@ -74,15 +74,22 @@ fn watch_and_collect(
 fn command(args: &Record, signals: &mut Signals, deadline: Option<Instant>) -> anyhow::Result<ExitCode> {
     let depth = args.depth.unwrap_or(Depth::Call);
     let mut observer = Observer::start(recording(depth, Selection::Chosen, false))?;
-    if depth > Depth::Syscall
-        && let Err(error) = probe_command(&mut observer, &args.whom.command)
-    {
-        let Some(not_started) = error.downcast_ref::<NotStarted>() else { return Err(error) };
-        eprintln!("malloc-daemon: {not_started}");
-        return Ok(ExitCode::from(not_started.status));
-    }
+    let serving = match depth {
+        Depth::Syscall => None,
+        _ => match probe_command(&mut observer, &args.whom.command) {
+            Ok(serving) => serving,
+            Err(error) => {
+                let Some(not_started) = error.downcast_ref::<NotStarted>() else { return Err(error) };
+                eprintln!("malloc-daemon: {not_started}");
+                return Ok(ExitCode::from(not_started.status));
+            }
+        },
+    };
     let gated = Gated::start(&args.whom.command)?;
     let pid = gated.pid();
+    if let Some(key) = serving {
+        observer.expect(pid, key);
+    }
     let process = handle(pid)?;
     observer.choose(pid)?;
     let mut child = gated.open()?;

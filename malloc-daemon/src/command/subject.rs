@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid as RawPid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::aggregate::model::Verdict;
+use crate::host::file::FileKey;
 use crate::host::process::{self, Pid};
 use crate::observe::Observer;
 use crate::targets::Contents;
@@ -39,8 +40,8 @@ pub struct NotStarted {
     pub status: u8,
 }
 
-/// Probes the files that a command will map.
-pub fn probe_command(observer: &mut Observer, words: &[OsString]) -> anyhow::Result<()> {
+/// Probes the files that a command will map; returns the one that will serve it.
+pub fn probe_command(observer: &mut Observer, words: &[OsString]) -> anyhow::Result<Option<FileKey>> {
     let (program, arguments) = words.split_first().context("no command is given")?;
     let environment: Vec<_> = std::env::vars_os().collect();
     let directory = std::env::current_dir().context("the working directory is gone")?;
@@ -60,15 +61,19 @@ pub fn probe_command(observer: &mut Observer, words: &[OsString]) -> anyhow::Res
                 Depth::Sysmalloc,
                 Verdict::Broken(error.to_string()),
             );
-            return Ok(());
+            return Ok(None);
         }
     };
+    let mut serving = None;
     for path in files.executables.iter().chain(&files.libraries) {
-        if let Err(error) = observer.probe_path(path) {
-            observer.note(path.display().to_string(), Depth::Sysmalloc, Verdict::Unsupported(error.to_string()));
+        match observer.probe_path(path) {
+            Ok(key) => serving = serving.or(key),
+            Err(error) => {
+                observer.note(path.display().to_string(), Depth::Sysmalloc, Verdict::Unsupported(error.to_string()));
+            }
         }
     }
-    Ok(())
+    Ok(serving)
 }
 
 impl Gated {

@@ -40,6 +40,7 @@ struct Reading {
 #[derive(Debug, Default)]
 pub struct Census {
     readings: HashMap<u32, Vec<Reading>>,
+    expected: Option<(u32, FileKey)>,
 }
 
 /// The allocator that serves a process, and where its code is mapped.
@@ -57,6 +58,11 @@ pub struct Serving {
 pub type Found = Result<Option<Serving>, String>;
 
 impl Census {
+    /// Remembers which file will serve a process that is about to start.
+    pub fn expect(&mut self, pid: u32, key: FileKey) {
+        self.expected = Some((pid, key));
+    }
+
     /// Looks at the processes whose facts are missing or stale. `serving` finds the allocator of a process.
     pub fn renew(
         &mut self,
@@ -142,10 +148,14 @@ impl Census {
             own.next()
         });
         // A process that ended before it was looked at is known by what its probes counted.
+        let expected = || self.expected.filter(|(pid, _)| *pid == id.pid).map(|(_, key)| key);
         let allocator = match reading {
-            Some(reading) => reading.allocator,
-            None if counted => files.only(),
-            None => None,
+            Some(Reading { allocator: Some(key), .. }) => Some(*key),
+            _ if counted => expected().or_else(|| files.only()),
+            // A loader that had not come to the library yet when it was looked at.
+            Some(_) if end_ns != 0 => expected(),
+            Some(_) => None,
+            None => expected(),
         };
         let mut facts = Facts::default();
         if let Some(reading) = reading {

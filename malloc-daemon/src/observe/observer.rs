@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
-use aya::maps::{HashMap as BpfHashMap, MapData};
 use malloc_common::abi::{EVENT_EXEC, Event, Series};
 use malloc_common::depth::Depth;
 
@@ -15,7 +14,7 @@ use crate::collect::{BpfCollector, CollectError, Collector, EventSource, Events,
 use crate::host::file::{FileKey, Root, TargetFile, open_in_root};
 use crate::host::process::{self, Pid};
 use crate::host::{HostError, btf, kernel, tracefs};
-use crate::probes::{self, AttachError, Attached, Capacities, LoadError, Object, Offsets, Scope};
+use crate::probes::{self, AttachError, Attached, Capacities, KernelLog, LoadError, Object, Offsets, Scope, Targets};
 use crate::targets::discover::{self, Candidate, CandidateKind};
 use crate::targets::{Contents, ElfFacts};
 
@@ -63,10 +62,20 @@ pub enum StartError {
     Attach(#[from] AttachError),
 }
 
-/// Looks again at a process after its `exec`: its loader maps the libraries meanwhile.
-const LOOK_AFTER_NS: [u64; 3] = [3_000_000, 50_000_000, 500_000_000];
+/// When a process is looked at after its `exec`, until its allocator is known: its loader maps the libraries meanwhile.
+const LOOK_AFTER_NS: [u64; 4] = [0, 3_000_000, 50_000_000, 500_000_000];
 /// Processes waiting for such a look; more are found by the next collection.
 const LOOKS: usize = 1024;
+/// Looks between two waits: a machine that starts a thousand programs a second is not followed one by one.
+const LOOKS_AT_ONCE: usize = 32;
+
+/// A process to be looked at.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    due_ns: u64,
+    pid: Pid,
+    attempt: usize,
+}
 
 /// Observes until it is dropped; dropping detaches everything.
 pub struct Observer {
@@ -77,14 +86,14 @@ pub struct Observer {
     syscalls: Attached,
     events: Events,
     collector: BpfCollector,
-    targets: BpfHashMap<MapData, u32, u32>,
+    targets: Targets,
     object: Object,
-    log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    log: Option<KernelLog>,
     census: Census,
     aggregate: Aggregate,
     tracking_since_ns: u64,
     host: Host,
-    looks: VecDeque<(u64, Pid)>,
+    looks: VecDeque<Look>,
     last_collect_us: u64,
     notes: Vec<Probe>,
 }
@@ -127,8 +136,8 @@ impl Observer {
             // 6.6 has such links, but a wrong process filter until 6.10 ("Fix multi-uprobe PID filtering logic").
             multi_uprobes: version.is_none_or(|v| (v.major, v.minor) >= (6, 10)),
         })?;
-        let log = aya_log::EbpfLogger::init(object.ebpf_mut()).ok();
-        let targets = object.take_map("TARGETS")?;
+        let log = KernelLog::new(&mut object);
+        let targets = Targets::new(&mut object)?;
         let events = Events::new(&mut object)?;
         let collector = BpfCollector::new(&mut object)?;
         let lifecycle = probes::attach_processes(&mut object)?;
@@ -159,7 +168,7 @@ impl Observer {
     ///
     /// The map is full.
     pub fn choose(&mut self, pid: u32) -> Result<(), LoadError> {
-        self.targets.insert(pid, 1, 0).map_err(|error| LoadError::Map("TARGETS".to_owned(), Box::new(error)))
+        self.targets.choose(pid)
     }
 
     /// Probes a file for all its users, when it holds an allocator; returns its key.
@@ -212,11 +221,10 @@ impl Observer {
 
     /// Takes the waiting events: follows executions, hands the rest to `f`.
     pub fn drain_events(&mut self, f: &mut dyn FnMut(&Event)) {
-        let now = boot_ns();
         let looks = &mut self.looks;
         self.events.drain(&mut |event| {
-            if event.kind == EVENT_EXEC && looks.len() + LOOK_AFTER_NS.len() <= LOOKS {
-                looks.extend(LOOK_AFTER_NS.iter().map(|after| (now + after, Pid(event.tgid))));
+            if event.kind == EVENT_EXEC && looks.len() < LOOKS {
+                looks.push_back(Look { due_ns: event.ns, pid: Pid(event.tgid), attempt: 0 });
             }
             f(&event);
         });
@@ -229,20 +237,28 @@ impl Observer {
     /// Looks at processes that executed a program a moment ago; returns nanoseconds until the next look is due.
     pub fn look_at_new(&mut self) -> Option<u64> {
         let now = boot_ns();
-        let mut due: Vec<Pid> = Vec::new();
-        self.looks.retain(|(when, pid)| {
-            if *when <= now && !due.contains(pid) {
-                due.push(*pid);
+        let (due, later): (Vec<Look>, Vec<Look>) = self.looks.drain(..).partition(|look| look.due_ns <= now);
+        self.looks.extend(later);
+        for (done, look) in due.into_iter().enumerate() {
+            if done >= LOOKS_AT_ONCE {
+                self.looks.push_back(look);
+                continue;
             }
-            *when > now
-        });
-        for pid in due {
-            let attach = Some((Scope::AllProcesses, self.options.depth));
-            let found = self.serving(pid, attach);
+            // For all users of the file: processes that are chosen are told apart in the kernel.
+            let found = self.serving(look.pid, Some((Scope::AllProcesses, self.options.depth)));
             let files = &self.files;
-            self.census.look(pid, &mut |_| found.clone(), &|serving, pid| threshold(files, serving, pid));
+            let known = matches!(found, Ok(Some(_)));
+            self.census.look(look.pid, &mut |_| found.clone(), &|serving, pid| threshold(files, serving, pid));
+            if let (false, Some(after)) = (known, LOOK_AFTER_NS.get(look.attempt + 1)) {
+                self.looks.push_back(Look { due_ns: now + after, attempt: look.attempt + 1, ..look });
+            }
         }
-        self.looks.iter().map(|(when, _)| when.saturating_sub(now)).min()
+        self.looks.iter().map(|look| look.due_ns.saturating_sub(now)).min()
+    }
+
+    /// Says which file will serve a process, for one that may end before it can be looked at.
+    pub fn expect(&mut self, pid: u32, key: FileKey) {
+        self.census.expect(pid, key);
     }
 
     /// What is true now.

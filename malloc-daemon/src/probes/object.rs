@@ -195,11 +195,6 @@ impl Object {
         M::try_from(map).map_err(|error| LoadError::Map(name.to_owned(), Box::new(error)))
     }
 
-    /// Gives the aya object to the reader of the programs' log.
-    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
-    }
-
     /// File descriptors of all loaded programs, by name.
     #[must_use]
     pub fn program_fds(&self) -> Vec<(String, BorrowedFd<'_>)> {

@@ -95,12 +95,14 @@ fn presence(there: bool) -> &'static str {
     if there { "present" } else { "absent" }
 }
 
-/// The same object without DWARF. BTF stays: the kernel and the loader read it.
+/// The same object without DWARF and without BTF's line information, half of its size. BTF itself stays: the kernel
+/// and the loader read it.
 pub fn strip(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut builder = Builder::read(bytes).context("not an ELF object")?;
     for section in &mut builder.sections {
         let name = section.name.as_slice();
-        section.delete |= name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+        let debug = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+        section.delete |= debug || matches!(name, b".BTF.ext" | b".rel.BTF.ext");
     }
     builder.delete_orphans();
     // LLVM keeps section and symbol names in one section; the writer wants one for each.

@@ -8,12 +8,16 @@
 //! and the system call must come from at most [`BRANCH_WINDOW`] bytes below.
 
 use crate::abi::{
-    BORN_EXEC, BORN_UNSEEN, CHAIN_HAS_ARENA, CHAIN_HAS_CALL, Counter, EVENT_CHAIN, EVENT_EXEC, EVENT_EXIT,
-    EVENT_SYSCALL, Event, Flight, Origin, SLOT_EXITED, SLOT_REPLACED, Series, Syscall,
+    BORN_EXEC, BORN_UNSEEN, Counter, EVENT_EXEC, EVENT_EXIT, Event, Flight, Origin, SLOT_EXITED, SLOT_REPLACED, Series,
+    Syscall,
 };
-use crate::function::{Function, Request};
+use crate::function::Request;
 use crate::loss::Loss;
 use crate::site::{Cookie, MpLayout, Role};
+
+mod trace;
+
+pub use trace::traced_function;
 
 /// How far below the branch the stack pointer may be when the system call enters, in bytes.
 ///
@@ -173,7 +177,7 @@ pub fn slow<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
         });
     }
     if k.tracing() {
-        trace_chain(k, cookie, r);
+        trace::chain(k, cookie, r);
     }
 }
 
@@ -284,7 +288,7 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
         }
     }
     if k.tracing() {
-        trace_syscall(k, syscall, origin, result, nanoseconds, now);
+        trace::syscall(k, syscall, origin, result, nanoseconds, now);
     }
 }
 
@@ -302,7 +306,7 @@ pub fn exec<K: Kernel>(k: &K) -> Result<(), Loss> {
         return Ok(());
     }
     let opened = k.open_slot(BORN_EXEC).is_some();
-    lifecycle(k, EVENT_EXEC);
+    trace::lifecycle(k, EVENT_EXEC);
     if opened {
         Ok(())
     } else {
@@ -336,7 +340,7 @@ pub fn exit<K: Kernel>(k: &K) {
     let tgid = k.tgid();
     if k.slot(tgid).is_some() {
         k.close_slot(tgid, SLOT_EXITED);
-        lifecycle(k, EVENT_EXIT);
+        trace::lifecycle(k, EVENT_EXIT);
     }
     k.dismiss(tgid);
 }
@@ -454,79 +458,6 @@ const fn is_error(result: u64) -> bool {
     result > (-4096i64) as u64
 }
 
-#[inline(always)]
-fn lifecycle<K: Kernel>(k: &K, kind: u32) {
-    send(k, &Event { kind, tgid: k.tgid(), tid: k.tid(), chain: 0, ns: k.now_ns(), comm: k.comm(), values: [0; 10] });
-}
-
-#[inline(always)]
-fn trace_chain<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
-    let mut values = [0; 10];
-    let mut chain = 0;
-    on_flight(k, |flight| {
-        flight.chain = flight.chain.wrapping_add(1);
-        chain = flight.chain;
-        values[0] = flight.function as u64;
-        values[1] = flight.call[0];
-        values[2] = flight.call[1];
-        values[3] = flight.call[2];
-        values[4] = flight.arena[0];
-        values[5] = flight.arena[1];
-        // A frame that encloses this one stands higher on the stack: what a signal handler left behind does not.
-        if flight.function != NO_FUNCTION && flight.call_sp >= r.sp {
-            values[8] |= CHAIN_HAS_CALL;
-        }
-        if flight.arena_sp >= r.sp && flight.arena_sp <= flight.call_sp {
-            values[8] |= CHAIN_HAS_ARENA;
-        }
-    });
-    values[6] = r.arguments[0];
-    values[7] = r.arguments[1];
-    values[9] = cookie.0 & 0xff;
-    send(k, &Event { kind: EVENT_CHAIN, tgid: k.tgid(), tid: k.tid(), chain, ns: k.now_ns(), comm: k.comm(), values });
-}
-
-#[inline(always)]
-fn trace_syscall<K: Kernel>(k: &K, syscall: Syscall, origin: Origin, result: u64, nanoseconds: u64, now: u64) {
-    if matches!(
-        origin,
-        Origin::MmapFile
-            | Origin::MmapThreadStack
-            | Origin::MmapOther
-            | Origin::MunmapOther
-            | Origin::MremapOther
-            | Origin::BrkOther
-    ) {
-        return;
-    }
-    let mut event = Event {
-        kind: EVENT_SYSCALL,
-        tgid: k.tgid(),
-        tid: k.tid(),
-        chain: 0,
-        ns: now,
-        comm: k.comm(),
-        values: [0, 0, 0, 0, 0, 0, result, nanoseconds, syscall as u64, origin as u64],
-    };
-    let _ = k.with_flight(event.tid, |flight| {
-        event.chain = flight.chain;
-        event.values[0] = flight.args[0];
-        event.values[1] = flight.args[1];
-        event.values[2] = flight.args[2];
-        event.values[3] = flight.args[3];
-        event.values[4] = flight.args[4];
-        event.values[5] = flight.args[5];
-    });
-    send(k, &event);
-}
-
-#[inline(always)]
-fn send<K: Kernel>(k: &K, event: &Event) {
-    if !k.emit(event) {
-        k.lose(Loss::EventRingFull);
-    }
-}
-
 /// A thread's state before anything happened in it.
 #[must_use]
 pub const fn empty_flight() -> Flight {
@@ -548,10 +479,4 @@ pub const fn empty_flight() -> Flight {
         function: NO_FUNCTION,
         pad: [0; 7],
     }
-}
-
-/// The function of a traced chain, if the chain has one.
-#[must_use]
-pub fn traced_function(value: u64) -> Option<Function> {
-    u8::try_from(value).ok().and_then(Function::from_index)
 }
