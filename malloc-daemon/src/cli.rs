@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use malloc_common::depth::Depth;
 
+use crate::http::DEFAULT_LISTEN;
+
 /// Follows memory allocation on a live machine, from malloc down to the system call.
 ///
 /// No restart, relink or preload of the observed programs: kernel probes count, this program reports.
@@ -43,8 +45,8 @@ pub enum Command {
 #[derive(Args, Debug)]
 pub struct Serve {
     /// Address to answer on: ADDR:PORT, or unix:PATH for a socket.
-    #[arg(long, value_name = "ADDR:PORT|unix:PATH", default_value = "127.0.0.1:7878")]
-    pub listen: String,
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH", default_value = DEFAULT_LISTEN)]
+    pub listen: crate::http::Listen,
     /// How deep all processes are probed: syscall, sysmalloc, arena or call.
     #[arg(long, value_name = "DEPTH", default_value = "sysmalloc", value_parser = parse_depth)]
     pub depth: Depth,

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod collect;
 pub mod command;
 pub mod host;
+pub mod http;
 pub mod observe;
 pub mod probes;
 pub mod report;

@@ -4,7 +4,7 @@ mod escape;
 pub mod json;
 pub mod prometheus;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 pub mod text;
 pub mod trace;
 mod units;

@@ -16,6 +16,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use self::figures::{BOUNDS, Figures};
+use self::totals::Sums;
 pub use self::totals::{NAMES, OTHER, Totals};
 
 /// The two text formats that scrapers read.
@@ -57,7 +58,7 @@ impl Format {
 #[must_use]
 pub fn render(totals: &Totals, version: &str, format: Format) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Page { totals: totals.clone(), version: version.to_owned() }));
+    registry.register_collector(Box::new(Page { sums: totals.sums().clone(), version: version.to_owned() }));
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = text::encode(&mut out, &registry);
@@ -93,7 +94,7 @@ fn classic(open_metrics: &str) -> String {
 
 #[derive(Debug)]
 struct Page {
-    totals: Totals,
+    sums: Sums,
     version: String,
 }
 
@@ -111,7 +112,7 @@ impl Page {
     fn calls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Outermost calls of an allocator function that could succeed";
         let mut metric = encoder.encode_descriptor("malloc_calls", help, None, MetricType::Counter)?;
-        for (comm, figures) in self.totals.names() {
+        for (comm, figures) in self.sums.names() {
             for (function, calls) in function::ALL.into_iter().zip(figures.calls) {
                 if let Some(calls) = calls {
                     counter(&mut metric, &[("comm", comm), ("function", function.name())], calls)?;
@@ -124,7 +125,7 @@ impl Page {
     fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Bytes requested by a call of an allocator function";
         let mut metric = encoder.encode_descriptor("malloc_request_bytes", help, None, MetricType::Histogram)?;
-        for (comm, figures) in self.totals.names() {
+        for (comm, figures) in self.sums.names() {
             for (function, requests) in function::ALL.into_iter().zip(&figures.requests) {
                 let Some(requests) = requests else { continue };
                 let bounds = BOUNDS.into_iter().map(|bound| bound as f64).chain([f64::INFINITY]);
@@ -145,7 +146,7 @@ impl Page {
         self.by_comm(encoder, "malloc_mmap_threshold_raises", help, |figures| figures.raises)?;
         let help = "The mmap threshold, the highest of the running processes of this name";
         let mut metric = encoder.encode_descriptor("malloc_mmap_threshold_bytes", help, None, MetricType::Gauge)?;
-        for (comm, figures) in self.totals.names() {
+        for (comm, figures) in self.sums.names() {
             if let Some(threshold) = figures.threshold {
                 gauge(&mut metric, &[("comm", comm)], threshold)?;
             }
@@ -161,7 +162,7 @@ impl Page {
         ];
         for (name, help, of) in families {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (comm, figures) in self.totals.names() {
+            for (comm, figures) in self.sums.names() {
                 for (origin, value) in ALL_ORIGINS.into_iter().zip(of(figures)) {
                     let syscall: Syscall = origin.syscall();
                     if let Some(value) = value {
@@ -177,19 +178,19 @@ impl Page {
     fn daemon(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Things that happened and are missing from the counts, by reason";
         let mut metric = encoder.encode_descriptor("malloc_lost", help, None, MetricType::Counter)?;
-        for (reason, count) in self.totals.lost() {
+        for (reason, count) in self.sums.lost() {
             counter(&mut metric, &[("reason", reason.name())], count)?;
         }
         let help = "What the probes of a depth counted";
         let mut metric = encoder.encode_descriptor("malloc_probe_hits", help, None, MetricType::Counter)?;
-        for (depth, hits) in DEPTHS.into_iter().zip(self.totals.hits()) {
+        for (depth, hits) in DEPTHS.into_iter().zip(self.sums.hits()) {
             if let Some(hits) = hits {
                 counter(&mut metric, &[("depth", depth.name())], hits)?;
             }
         }
         let help = "Processes counted under the name `other` because all names were taken";
         let mut metric = encoder.encode_descriptor("malloc_series_folded", help, None, MetricType::Counter)?;
-        metric.encode_counter::<NoLabelSet, u64, f64>(&self.totals.folded(), None)?;
+        metric.encode_counter::<NoLabelSet, u64, f64>(&self.sums.folded(), None)?;
         let help = "The version that runs";
         let mut metric = encoder.encode_descriptor("malloc_daemon_build_info", help, None, MetricType::Gauge)?;
         gauge(&mut metric, &[("version", self.version.as_str())], 1)
@@ -203,7 +204,7 @@ impl Page {
         of: fn(&Figures) -> Option<u64>,
     ) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (comm, figures) in self.totals.names() {
+        for (comm, figures) in self.sums.names() {
             if let Some(value) = of(figures) {
                 counter(&mut metric, &[("comm", comm)], value)?;
             }

@@ -22,16 +22,22 @@ pub const OTHER: &str = "other";
 const REASONS: usize = LOSSES + 2;
 
 /// Everything that `/metrics` counts. Bounded by [`NAMES`] and the images of one snapshot.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Totals {
+    sums: Sums,
+    images: HashMap<(ProcessId, u64), Image>,
+    lost_seen: [u64; REASONS],
+    sequence: u64,
+}
+
+/// What is shown of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sums {
     names: BTreeMap<String, Figures>,
     other: Option<Figures>,
-    images: HashMap<(ProcessId, u64), Image>,
     lost: [u64; REASONS],
-    lost_seen: [u64; REASONS],
     hits: [Option<u64>; 4],
     folded: u64,
-    sequence: u64,
 }
 
 /// What is already in the sums of one image.
@@ -50,7 +56,7 @@ impl Totals {
         }
         self.sequence = snapshot.sequence;
         self.choose_names(snapshot);
-        for figures in self.names.values_mut().chain(&mut self.other) {
+        for figures in self.sums.names.values_mut().chain(&mut self.sums.other) {
             figures.threshold = None;
         }
         for process in &snapshot.processes {
@@ -59,13 +65,74 @@ impl Totals {
         self.images.retain(|_, image| image.sequence == snapshot.sequence);
         for (reason, count) in &snapshot.losses {
             if let (Some(total), Some(seen)) =
-                (self.lost.get_mut(index(*reason)), self.lost_seen.get_mut(index(*reason)))
+                (self.sums.lost.get_mut(index(*reason)), self.lost_seen.get_mut(index(*reason)))
             {
                 advance(total, seen, *count);
             }
         }
     }
 
+    /// What is shown now.
+    pub(super) fn sums(&self) -> &Sums {
+        &self.sums
+    }
+
+    /// Gives names to those that have none, those who take most from the kernel first. When all are taken, a name of
+    /// which no process is left is given up; should it return, it begins at zero, which a scraper reads as a restart.
+    fn choose_names(&mut self, snapshot: &Snapshot) {
+        let mut present: BTreeMap<String, u64> = BTreeMap::new();
+        for process in snapshot.processes.iter().filter(|process| process.comm != OTHER) {
+            let bytes = present.entry(label(process)).or_default();
+            *bytes = bytes.saturating_add(size(process));
+        }
+        let mut wanted: Vec<(&String, u64)> =
+            present.iter().filter(|(name, _)| !self.sums.names.contains_key(*name)).map(|(n, b)| (n, *b)).collect();
+        wanted.sort_by_key(|(name, bytes)| (Reverse(*bytes), *name));
+        let excess = (self.sums.names.len() + wanted.len()).saturating_sub(NAMES);
+        if excess > 0 {
+            let left: BTreeSet<String> =
+                self.sums.names.keys().filter(|name| !present.contains_key(*name)).take(excess).cloned().collect();
+            self.sums.names.retain(|name, _| !left.contains(name));
+        }
+        let room = NAMES.saturating_sub(self.sums.names.len());
+        let named: Vec<String> = wanted.into_iter().take(room).map(|(name, _)| name.clone()).collect();
+        self.sums.names.extend(named.into_iter().map(|name| (name, Figures::default())));
+    }
+
+    fn add(&mut self, process: &Process) {
+        let now = Figures::of(process);
+        let name = label(process);
+        let known = self.images.contains_key(&(process.id, process.image_ns));
+        let image = self.images.entry((process.id, process.image_ns)).or_default();
+        image.sequence = self.sequence;
+        let sums = match self.sums.names.get_mut(&name) {
+            Some(sums) => sums,
+            None => {
+                self.sums.folded += u64::from(!known && name != OTHER);
+                self.sums.other.get_or_insert_default()
+            }
+        };
+        let before = sums.hits;
+        sums.grow(&mut image.seen, &now);
+        for ((total, before), after) in self.sums.hits.iter_mut().zip(before).zip(sums.hits) {
+            if let Some(after) = after {
+                *total = Some(total.unwrap_or(0).saturating_add(after.saturating_sub(before.unwrap_or(0))));
+            }
+        }
+        if process.ended.is_none() {
+            sums.threshold = sums.threshold.max(now.threshold);
+        }
+        for (reason, count) in &process.losses {
+            if let (Some(total), Some(seen)) =
+                (self.sums.lost.get_mut(index(*reason)), image.lost.get_mut(index(*reason)))
+            {
+                advance(total, seen, *count);
+            }
+        }
+    }
+}
+
+impl Sums {
     /// Each name with its sums; `other` last, when it was needed.
     pub(super) fn names(&self) -> impl Iterator<Item = (&str, &Figures)> {
         let named = self.names.iter().map(|(name, figures)| (name.as_str(), figures));
@@ -85,58 +152,6 @@ impl Totals {
     /// Images that began under the name `other`.
     pub(super) fn folded(&self) -> u64 {
         self.folded
-    }
-
-    /// Gives names to those that have none, those who take most from the kernel first. When all are taken, a name of
-    /// which no process is left is given up; should it return, it begins at zero, which a scraper reads as a restart.
-    fn choose_names(&mut self, snapshot: &Snapshot) {
-        let mut present: BTreeMap<String, u64> = BTreeMap::new();
-        for process in snapshot.processes.iter().filter(|process| process.comm != OTHER) {
-            let bytes = present.entry(label(process)).or_default();
-            *bytes = bytes.saturating_add(size(process));
-        }
-        let mut wanted: Vec<(&String, u64)> =
-            present.iter().filter(|(name, _)| !self.names.contains_key(*name)).map(|(n, b)| (n, *b)).collect();
-        wanted.sort_by_key(|(name, bytes)| (Reverse(*bytes), *name));
-        let excess = (self.names.len() + wanted.len()).saturating_sub(NAMES);
-        if excess > 0 {
-            let left: BTreeSet<String> =
-                self.names.keys().filter(|name| !present.contains_key(*name)).take(excess).cloned().collect();
-            self.names.retain(|name, _| !left.contains(name));
-        }
-        let room = NAMES.saturating_sub(self.names.len());
-        let named: Vec<String> = wanted.into_iter().take(room).map(|(name, _)| name.clone()).collect();
-        self.names.extend(named.into_iter().map(|name| (name, Figures::default())));
-    }
-
-    fn add(&mut self, process: &Process) {
-        let now = Figures::of(process);
-        let name = label(process);
-        let known = self.images.contains_key(&(process.id, process.image_ns));
-        let image = self.images.entry((process.id, process.image_ns)).or_default();
-        image.sequence = self.sequence;
-        let sums = match self.names.get_mut(&name) {
-            Some(sums) => sums,
-            None => {
-                self.folded += u64::from(!known && name != OTHER);
-                self.other.get_or_insert_default()
-            }
-        };
-        let before = sums.hits;
-        sums.grow(&mut image.seen, &now);
-        for ((total, before), after) in self.hits.iter_mut().zip(before).zip(sums.hits) {
-            if let Some(after) = after {
-                *total = Some(total.unwrap_or(0).saturating_add(after.saturating_sub(before.unwrap_or(0))));
-            }
-        }
-        if process.ended.is_none() {
-            sums.threshold = sums.threshold.max(now.threshold);
-        }
-        for (reason, count) in &process.losses {
-            if let (Some(total), Some(seen)) = (self.lost.get_mut(index(*reason)), image.lost.get_mut(index(*reason))) {
-                advance(total, seen, *count);
-            }
-        }
     }
 }
 
@@ -176,7 +191,7 @@ mod tests {
     }
 
     fn crossings(totals: &Totals, name: &str) -> Option<u64> {
-        totals.names().find(|(other, _)| *other == name).and_then(|(_, figures)| figures.crossings)
+        totals.sums().names().find(|(other, _)| *other == name).and_then(|(_, figures)| figures.crossings)
     }
 
     fn process(pid: u32, comm: &str, crossings: u64) -> Process {
@@ -230,8 +245,8 @@ mod tests {
         let processes: Vec<Process> = (0..NAMES as u32 + 3).map(|pid| process(pid, &format!("p{pid}"), 1)).collect();
         fed(&mut totals, 1, processes.clone());
         fed(&mut totals, 2, processes);
-        assert_eq!(totals.names().count(), NAMES + 1);
-        assert_eq!((crossings(&totals, OTHER), totals.folded()), (Some(3), 3));
+        assert_eq!(totals.sums().names().count(), NAMES + 1);
+        assert_eq!((crossings(&totals, OTHER), totals.sums().folded()), (Some(3), 3));
     }
 
     #[test]
@@ -252,8 +267,8 @@ mod tests {
             (0..NAMES as u32 + 1).map(|pid| process(pid, &format!("p{pid}"), 1)).collect();
         processes.push(process(1000, OTHER, 1));
         fed(&mut totals, 1, processes);
-        assert_eq!(totals.names().filter(|(name, _)| *name == OTHER).count(), 1);
-        assert_eq!((crossings(&totals, OTHER), totals.folded()), (Some(2), 1));
+        assert_eq!(totals.sums().names().filter(|(name, _)| *name == OTHER).count(), 1);
+        assert_eq!((crossings(&totals, OTHER), totals.sums().folded()), (Some(2), 1));
     }
 
     #[test]
@@ -261,8 +276,8 @@ mod tests {
         let mut totals = Totals::default();
         fed(&mut totals, 1, (0..NAMES as u32).map(|pid| process(pid, &format!("p{pid}"), 1)).collect());
         fed(&mut totals, 2, vec![process(9000, "new", 4)]);
-        assert_eq!((crossings(&totals, "new"), totals.folded()), (Some(4), 0));
-        assert_eq!(totals.names().count(), NAMES);
+        assert_eq!((crossings(&totals, "new"), totals.sums().folded()), (Some(4), 0));
+        assert_eq!(totals.sums().names().count(), NAMES);
     }
 
     #[test]
@@ -270,7 +285,7 @@ mod tests {
         let mut totals = Totals::default();
         totals.feed(&sample::lossy());
         totals.feed(&Snapshot { sequence: 43, ..sample::lossy() });
-        let lost: Vec<(&str, u64)> = totals.lost().map(|(r, c)| (r.name(), c)).filter(|(_, c)| *c > 0).collect();
+        let lost: Vec<(&str, u64)> = totals.sums().lost().map(|(r, c)| (r.name(), c)).filter(|(_, c)| *c > 0).collect();
         assert_eq!(lost, [("process_table_full", 3), ("histogram_pool_full", 12), ("program_missed", 1234)]);
     }
 
@@ -280,7 +295,7 @@ mod tests {
         let mut ended = process(1, "a", 5);
         ended.ended = Some(crate::aggregate::model::End::Exited);
         fed(&mut totals, 1, vec![ended]);
-        assert_eq!(totals.names().next().unwrap().1.threshold, None);
+        assert_eq!(totals.sums().names().next().unwrap().1.threshold, None);
     }
 
     proptest! {
@@ -296,7 +311,7 @@ mod tests {
                     .map(|(pid, name, count)| (pid, process(pid, ["a", "b", "c"][name], u64::from(count))))
                     .collect();
                 fed(&mut totals, sequence as u64 + 1, processes.into_values().collect());
-                for (name, figures) in totals.names() {
+                for (name, figures) in totals.sums().names() {
                     let now = figures.crossings.unwrap_or(0);
                     prop_assert!(before.get(name).is_none_or(|before| now >= *before));
                     before.insert(name.to_owned(), now);

@@ -1,0 +1,187 @@
+//! Paths and answers, and who is turned away before any of them is looked at.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::get;
+
+use super::pages::{Page, off_reactor};
+use super::{Api, Listen, Readiness};
+use crate::report::json;
+use crate::report::printable;
+use crate::report::prometheus::Format;
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+
+/// Names under which a browser reaches this machine and no other.
+const LOOPBACK: [&str; 3] = ["127.0.0.1", "[::1]", "localhost"];
+
+const INDEX: &str = include_str!("index.html");
+
+/// Every path, behind the checks that depend on where it is served.
+pub fn router(api: Api, listen: &Listen) -> Router {
+    let door = Arc::new(Door::of(&api, listen));
+    Router::new()
+        .route("/", get(index))
+        .route("/v1/snapshot", get(snapshot))
+        .route("/v1/processes", get(processes))
+        .route("/v1/processes/{pid}", get(process))
+        .route("/v1/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .fallback(not_found)
+        .layer(from_fn_with_state(door, admit))
+        .with_state(api)
+}
+
+/// Which names a client may call this machine by. A page of another site that has its own name point here
+/// (DNS rebinding) sends that name, and is refused.
+#[derive(Debug)]
+enum Door {
+    /// A socket in the file system: its permissions decide, and no browser reaches it.
+    Open,
+    Named(Vec<String>),
+}
+
+impl Door {
+    fn of(api: &Api, listen: &Listen) -> Self {
+        let Listen::Tcp(address) = listen else { return Door::Open };
+        let mut names: Vec<String> =
+            LOOPBACK.iter().map(ToString::to_string).chain(api.hosts.iter().cloned()).collect();
+        if !address.ip().is_unspecified() {
+            names.push(if address.is_ipv6() { format!("[{}]", address.ip()) } else { address.ip().to_string() });
+        }
+        Door::Named(names)
+    }
+
+    fn admits(&self, request: &Request) -> bool {
+        let Door::Named(names) = self else { return true };
+        let known = |authority: &Authority| {
+            !authority.as_str().contains('@') && names.iter().any(|name| name.eq_ignore_ascii_case(authority.host()))
+        };
+        let mut hosts = request.headers().get_all(header::HOST).iter();
+        let named = hosts.next().and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        named.as_ref().is_some_and(known) && hosts.next().is_none() && request.uri().authority().is_none_or(known)
+    }
+}
+
+async fn admit(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
+    if !door.admits(&request) {
+        let message =
+            "this name is not one of the daemon's: use 127.0.0.1 or localhost, or allow it in the configuration";
+        return failure(StatusCode::MISDIRECTED_REQUEST, "misdirected", message);
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut answer =
+            failure(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "only GET and HEAD are answered");
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return answer;
+    }
+    if let Some(query) = request.uri().query().filter(|query| !query.is_empty()) {
+        let parameter = query.split(['&', '=']).next().unwrap_or_default();
+        let message = format!("there is no query parameter {:?} here", printable(parameter, 64));
+        return failure(StatusCode::BAD_REQUEST, "bad_request", &message);
+    }
+    next.run(request).await
+}
+
+async fn index() -> Response {
+    let mut answer = answer(StatusCode::OK, HTML, Bytes::from_static(INDEX.as_bytes()));
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
+    answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    answer
+}
+
+async fn snapshot(State(api): State<Api>) -> Response {
+    answer(StatusCode::OK, JSON, api.page(Page::Snapshot).await)
+}
+
+async fn processes(State(api): State<Api>) -> Response {
+    answer(StatusCode::OK, JSON, api.page(Page::Processes).await)
+}
+
+async fn process(State(api): State<Api>, pid: Result<Path<String>, PathRejection>) -> Response {
+    let Some(pid) = pid.ok().and_then(|Path(pid)| pid.parse::<u32>().ok()) else {
+        return failure(StatusCode::BAD_REQUEST, "bad_request", "a process id is a whole number, e.g. /v1/processes/1");
+    };
+    match json::one_process(&api.snapshot(), pid) {
+        Some(one) => answer(StatusCode::OK, JSON, Bytes::from(json::to_vec(&one))),
+        None => {
+            let message = format!("process {pid} is not known: it does not run, or has not been observed");
+            failure(StatusCode::NOT_FOUND, "process_not_found", &message)
+        }
+    }
+}
+
+async fn health(State(api): State<Api>) -> Response {
+    let snapshot = api.snapshot();
+    let body = off_reactor(snapshot.processes.len(), move || {
+        Bytes::from(json::to_vec(&json::health(&snapshot, &api.version)))
+    });
+    answer(StatusCode::OK, JSON, body.await)
+}
+
+async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Response {
+    let accepted = |value: &HeaderValue| value.to_str().is_ok_and(|v| Format::from_accept(v) == Format::OpenMetrics);
+    let open = headers.get_all(header::ACCEPT).iter().any(accepted);
+    let format = if open { Format::OpenMetrics } else { Format::Classic };
+    let mut answer = answer(StatusCode::OK, format.media_type(), api.page(Page::Metrics(format)).await);
+    answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    answer
+}
+
+async fn healthz(State(api): State<Api>) -> Response {
+    // The collector owns the sender: when it is gone, what is shown here no longer changes.
+    if api.snapshots.has_changed().is_err() {
+        return line(StatusCode::SERVICE_UNAVAILABLE, "the collector has stopped");
+    }
+    line(StatusCode::OK, "ok")
+}
+
+async fn readyz(State(api): State<Api>) -> Response {
+    let readiness = api.readiness.borrow().clone();
+    match readiness {
+        Readiness::Ready => line(StatusCode::OK, "ready"),
+        Readiness::Starting => line(StatusCode::SERVICE_UNAVAILABLE, "probes are being attached"),
+        Readiness::Failed(why) => {
+            let why = printable(&why, 300);
+            line(StatusCode::SERVICE_UNAVAILABLE, &format!("probes cannot be attached: {why}"))
+        }
+    }
+}
+
+async fn not_found() -> Response {
+    failure(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path; / lists what there is")
+}
+
+fn line(status: StatusCode, text: &str) -> Response {
+    answer(status, TEXT, Bytes::from(format!("{text}\n")))
+}
+
+fn failure(status: StatusCode, code: &str, message: &str) -> Response {
+    answer(status, JSON, Bytes::from(json::to_vec(&json::failure(code, message))))
+}
+
+fn answer(status: StatusCode, media_type: &'static str, body: Bytes) -> Response {
+    let mut answer = Response::new(Body::from(body));
+    *answer.status_mut() = status;
+    let headers: [(HeaderName, &'static str); 3] = [
+        (header::CONTENT_TYPE, media_type),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    for (name, value) in headers {
+        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    answer
+}

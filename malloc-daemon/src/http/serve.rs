@@ -1,0 +1,87 @@
+//! Accepts connections and bounds what each may take: number, time, headers.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::listen::Stream;
+use super::{Api, Limits, Listener, router};
+
+/// Headers of one request; more is answered with 431.
+const MAX_HEADERS: usize = 32;
+/// Bytes of one request's head, and of what is written at one time.
+const MAX_BUFFER: usize = 16 * 1024;
+/// Pause after a connection could not be accepted: no file descriptor is free, and trying at once would spin.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `shutdown` completes, then lets the answers under way end for [`Limits::drain`] at most.
+///
+/// hyper is used directly: axum's own server (0.8) has no timeout for the headers of a request.
+pub async fn serve(listener: Listener, api: Api, limits: Limits, shutdown: impl Future<Output = ()>) {
+    let router = router(api.clone(), listener.listen());
+    let accumulating = tokio::spawn(api.accumulate());
+    let (close, closing) = watch::channel(false);
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let place = tokio::select! {
+            () = &mut shutdown => break,
+            place = Arc::clone(&places).acquire_owned() => place,
+        };
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok(stream) = accepted else {
+            sleep(PAUSE).await;
+            continue;
+        };
+        let (router, closing) = (router.clone(), closing.clone());
+        connections.spawn(async move {
+            match stream {
+                Stream::Tcp(stream) => connection(stream, router, limits, closing).await,
+                Stream::Unix(stream) => connection(stream, router, limits, closing).await,
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    close.send_replace(true);
+    let _ = timeout(limits.drain, async { while connections.join_next().await.is_some() {} }).await;
+    connections.shutdown().await;
+    accumulating.abort();
+    // It was told to end; that it did is all that is left to know.
+    let _ = accumulating.await;
+}
+
+async fn connection<S>(stream: S, router: Router, limits: Limits, mut closing: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_BUFFER);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    tokio::select! {
+        // How a client leaves is its own affair.
+        _ = connection.as_mut() => return,
+        _ = closing.wait_for(|closing| *closing) => {}
+        () = sleep(limits.lifetime) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(limits.drain, connection).await;
+}
