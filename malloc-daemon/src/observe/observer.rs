@@ -266,6 +266,10 @@ impl Observer {
         let started = std::time::Instant::now();
         self.files.check_overwritten();
         let raw = self.collector.collect();
+        let ended: Vec<u32> = raw.images.iter().filter(|row| row.slot.end_ns != 0).map(|row| row.slot.tgid).collect();
+        if !ended.is_empty() {
+            self.files.release(&|pid| ended.contains(&pid));
+        }
         self.renew(&raw.images);
         let moment = Moment {
             unix_ms: unix_ms(),
