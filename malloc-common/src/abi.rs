@@ -388,6 +388,32 @@ impl Slot {
         // SAFETY: same size, and every pattern of bits is a valid slot: integers only, no padding.
         unsafe { core::mem::transmute(words) }
     }
+
+    /// The words of a slot, for its row.
+    #[must_use]
+    pub fn to_words(self) -> [u64; SLOT_WORDS] {
+        // SAFETY: same size, no padding.
+        unsafe { core::mem::transmute(self) }
+    }
+
+    /// A slot that nobody uses.
+    pub const FREE: Self = Self {
+        tgid: 0,
+        state: SLOT_FREE,
+        born: 0,
+        threshold_pinned: 0,
+        start_ns: 0,
+        first_ns: 0,
+        end_ns: 0,
+        comm: [0; 16],
+        threshold: 0,
+        trim_threshold: 0,
+        mmapped_chunks: 0,
+        mmapped_bytes: 0,
+        threshold_ns: 0,
+        series: [0; SERIES],
+        counters: [0; COUNTERS],
+    };
 }
 
 impl Histogram {

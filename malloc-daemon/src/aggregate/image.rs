@@ -67,7 +67,8 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
         id: ProcessId { pid: slot.tgid, start_ns: slot.start_ns },
         start_time_ticks: slot.start_ns / NANOSECONDS_PER_TICK,
         image_ns: slot.first_ns,
-        comm: facts.comm.clone().unwrap_or_else(|| text(&slot.comm)),
+        // The kernel has the last word of an image that ended: what /proc said may be its successor's name.
+        comm: facts.comm.clone().filter(|_| slot.end_ns == 0).unwrap_or_else(|| text(&slot.comm)),
         exe: facts.exe.clone(),
         cgroup: facts.cgroup.clone(),
         allocator: facts.allocator.clone(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use malloc_common::abi::{SLOT_EXITED, SLOT_REPLACED};
 use malloc_common::loss;
 
-use crate::collect::RawSnapshot;
+use crate::collect::{RawImage, RawSnapshot};
 
 mod image;
 pub mod model;
@@ -59,14 +59,14 @@ impl Aggregate {
     }
 
     /// What is true after these rows. `facts` answers what the daemon knows of a process besides its counts.
-    pub fn apply(&mut self, raw: &RawSnapshot, moment: Moment, facts: &dyn Fn(ProcessId, u64) -> Facts) -> Snapshot {
+    pub fn apply(&mut self, raw: &RawSnapshot, moment: Moment, facts: &dyn Fn(&RawImage) -> Facts) -> Snapshot {
         self.sequence += 1;
         let (start_ns, start_unix_ms) = *self.start.get_or_insert((raw.now_ns, moment.unix_ms));
         let mut live: BTreeMap<ImageKey, Arc<Process>> = BTreeMap::new();
         for row in &raw.images {
             let id = ProcessId { pid: row.slot.tgid, start_ns: row.slot.start_ns };
             let key = (id, row.slot.first_ns);
-            let facts = facts(id, row.slot.first_ns);
+            let facts = facts(row);
             let process = Arc::new(image::process(row, &facts, raw.now_ns, moment.tracking_since_ns));
             if row.slot.state == SLOT_EXITED || row.slot.state == SLOT_REPLACED {
                 self.ended.push_back((row.slot.end_ns, key, process));

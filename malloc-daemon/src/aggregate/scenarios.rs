@@ -12,8 +12,8 @@ use proptest::prelude::*;
 
 use super::model::{End, LossReason, Process, Snapshot, ThresholdMode};
 use super::{Aggregate, Facts, Keep, Moment};
-use crate::collect::Collector;
 use crate::collect::sim::{Room, Sim};
+use crate::collect::{Collector, RawImage};
 
 const KEEP: Keep = Keep { ended_ns: u64::MAX, ended_images: 64 };
 /// `mmap(NULL, len, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0)`
@@ -23,8 +23,8 @@ const fn map_args(len: u64) -> [u64; 6] {
 const MAPPED: u64 = 0x7f00_0000_0000;
 const ENOMEM: u64 = (-12i64) as u64;
 
-fn at_depth(depth: Depth) -> impl Fn(super::ProcessId, u64) -> Facts {
-    move |_, _| Facts { depth, ..Facts::default() }
+fn at_depth(depth: Depth) -> impl Fn(&RawImage) -> Facts {
+    move |_| Facts { depth, ..Facts::default() }
 }
 
 fn snapshot(sim: &mut Sim) -> Snapshot {

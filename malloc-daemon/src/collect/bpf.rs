@@ -3,9 +3,10 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-use aya::maps::{MapData, Queue, RingBuf};
+use aya::maps::{HashMap, MapData, Queue, RingBuf};
 use malloc_common::abi::{
-    Event, FLIGHT_WORDS, HISTOGRAM_WORDS, Histogram, SERIES, SLOT_EXITED, SLOT_FREE, SLOT_REPLACED, SLOT_WORDS, Slot,
+    Event, FLIGHT_WORDS, HISTOGRAM_WORDS, Histogram, SERIES, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, SLOT_REPLACED,
+    SLOT_WORDS, Slot,
 };
 use malloc_common::loss::LOSSES;
 use malloc_common::tracker::empty_flight;
@@ -34,6 +35,7 @@ pub struct BpfCollector {
     lost: MappedArray,
     free_slots: Queue<MapData, u32>,
     free_histograms: Queue<MapData, u32>,
+    processes: HashMap<MapData, u32, u32>,
     programs: Vec<OwnedFd>,
 }
 
@@ -66,7 +68,29 @@ impl BpfCollector {
         for histogram in 0..rows.histograms {
             free_histograms.push(histogram, 0).map_err(|error| CollectError::FreeList("FREE_HISTS", error))?;
         }
-        Ok(Self { slots, histograms, lost, free_slots, free_histograms, programs })
+        let processes = object.take_map("PROCESSES")?;
+        Ok(Self { slots, histograms, lost, free_slots, free_histograms, processes, programs })
+    }
+
+    /// Gives a process that runs already a slot before its first event, so that it is in the next snapshot. Does
+    /// nothing when it has one, or when none is free: its first event then counts the loss.
+    pub fn adopt(&mut self, pid: u32, start_ns: u64, comm: &str) {
+        if self.processes.get(&pid, 0).is_ok() {
+            return;
+        }
+        let Ok(index) = self.free_slots.pop(0) else { return };
+        let mut slot = Slot { tgid: pid, state: SLOT_LIVE, start_ns, first_ns: boot_ns(), ..Slot::FREE };
+        for (to, from) in slot.comm.iter_mut().zip(comm.bytes().take(15)) {
+            *to = from;
+        }
+        for (word, value) in self.slots.row(index as usize).iter().zip(slot.to_words()) {
+            word.store(value, Ordering::Release);
+        }
+        // BPF_NOEXIST: its first event may come first.
+        if self.processes.insert(pid, index, 1).is_err() {
+            self.slots.clear(index as usize);
+            let _ = self.free_slots.push(index, 0);
+        }
     }
 
     fn image(&self, slot: Slot) -> RawImage {

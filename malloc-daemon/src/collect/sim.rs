@@ -4,8 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use malloc_common::abi::{
-    COUNTERS, Counter, Event, Flight, Histogram, SERIES, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, SLOT_REPLACED, Series,
-    Slot, Syscall,
+    Counter, Event, Flight, Histogram, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, SLOT_REPLACED, Series, Slot, Syscall,
 };
 use malloc_common::function::Function;
 use malloc_common::histogram;
@@ -14,24 +13,6 @@ use malloc_common::site::{Cookie, MpLayout, Role};
 use malloc_common::tracker::{self, HistogramId, Kernel, Mp, Registers, SlotId, empty_flight};
 
 use super::{Collector, RawImage, RawSnapshot};
-
-const EMPTY_SLOT: Slot = Slot {
-    tgid: 0,
-    state: SLOT_FREE,
-    born: 0,
-    threshold_pinned: 0,
-    start_ns: 0,
-    first_ns: 0,
-    end_ns: 0,
-    comm: [0; 16],
-    threshold: 0,
-    trim_threshold: 0,
-    mmapped_chunks: 0,
-    mmapped_bytes: 0,
-    threshold_ns: 0,
-    series: [0; SERIES],
-    counters: [0; COUNTERS],
-};
 
 /// How many of each the simulated kernel has room for.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +77,7 @@ impl Sim {
             sp: Cell::new(STACK),
             now: Cell::new(1_000),
             tasks: RefCell::default(),
-            slots: RefCell::new(vec![EMPTY_SLOT; room.slots]),
+            slots: RefCell::new(vec![Slot::FREE; room.slots]),
             free_slots: RefCell::new((0..room.slots as u32).collect()),
             histograms: RefCell::new(vec![Histogram::EMPTY; room.histograms]),
             free_histograms: RefCell::new((0..room.histograms as u32).collect()),
@@ -387,7 +368,7 @@ impl Collector for Sim {
                     held[*id as usize - 1] = Histogram::EMPTY;
                     self.free_histograms.borrow_mut().push_back(id - 1);
                 }
-                *row = EMPTY_SLOT;
+                *row = Slot::FREE;
                 self.free_slots.borrow_mut().push_back(index as u32);
             }
         }

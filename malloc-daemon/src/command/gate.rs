@@ -9,9 +9,9 @@ use std::process::{Command, ExitCode};
 use crate::cli::Gate;
 
 /// Exit status of a command that is there and cannot be run, as shells have it.
-pub const CANNOT_RUN: u8 = 126;
+const CANNOT_RUN: u8 = 126;
 /// Exit status of a command that is not there, as shells have it.
-pub const NOT_FOUND: u8 = 127;
+const NOT_FOUND: u8 = 127;
 
 /// Says that it waits, then waits for one byte; the end without one means that the recorder is gone.
 pub fn run(args: &Gate) -> anyhow::Result<ExitCode> {

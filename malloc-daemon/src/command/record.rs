@@ -9,7 +9,7 @@ use anyhow::Context;
 use malloc_common::depth::Depth;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::subject::{Ended, Gated, NotStarted, Signals, forward, handle, probe_command, shell_status, watch};
+use super::subject::{Ended, Gated, Signals, forward, handle, probe_command, shell_status, watch};
 use super::{INCOMPLETE, recording, stderr_style, stdout_style, write_output};
 use crate::aggregate::model::{End, Snapshot};
 use crate::cli::{Format, Record};
@@ -76,14 +76,7 @@ fn command(args: &Record, signals: &mut Signals, deadline: Option<Instant>) -> a
     let mut observer = Observer::start(recording(depth, Selection::Chosen, false))?;
     let serving = match depth {
         Depth::Syscall => None,
-        _ => match probe_command(&mut observer, &args.whom.command) {
-            Ok(serving) => serving,
-            Err(error) => {
-                let Some(not_started) = error.downcast_ref::<NotStarted>() else { return Err(error) };
-                eprintln!("malloc-daemon: {not_started}");
-                return Ok(ExitCode::from(not_started.status));
-            }
-        },
+        _ => probe_command(&mut observer, &args.whom.command)?,
     };
     let gated = Gated::start(&args.whom.command)?;
     let pid = gated.pid();

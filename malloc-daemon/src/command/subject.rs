@@ -22,22 +22,11 @@ use crate::targets::Contents;
 use crate::targets::command_files::{CommandError, Surroundings, command_files};
 
 use super::GATE;
-use super::gate::{CANNOT_RUN, NOT_FOUND};
 
 /// A command that waits behind its gate.
 pub struct Gated {
     child: Child,
     gate: UnixStream,
-}
-
-/// The command cannot be run; the exit status that shells give for that.
-#[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
-pub struct NotStarted {
-    /// What is wrong, and the remedy.
-    pub reason: String,
-    /// Exit status.
-    pub status: u8,
 }
 
 /// Probes the files that a command will map; returns the one that will serve it.
@@ -48,12 +37,11 @@ pub fn probe_command(observer: &mut Observer, words: &[OsString]) -> anyhow::Res
     let surroundings = Surroundings { environment: &environment, directory: &directory };
     let files = match command_files(program, arguments, surroundings, &Contents) {
         Ok(files) => files,
-        Err(error @ CommandError::NotFound { .. }) => {
-            return Err(NotStarted { reason: error.to_string(), status: NOT_FOUND }.into());
-        }
-        Err(error @ (CommandError::NotExecutable { .. } | CommandError::TooManyLevels { .. })) => {
-            return Err(NotStarted { reason: error.to_string(), status: CANNOT_RUN }.into());
-        }
+        Err(
+            error @ (CommandError::NotFound { .. }
+            | CommandError::NotExecutable { .. }
+            | CommandError::TooManyLevels { .. }),
+        ) => return Err(error.into()),
         // The libraries are not known beforehand: the command is followed as it maps them, and the report says so.
         Err(error) => {
             observer.note(
@@ -207,6 +195,9 @@ pub fn watch(
 /// A handle that becomes readable when the process ends.
 pub fn handle(pid: u32) -> anyhow::Result<OwnedFd> {
     let raw = i32::try_from(pid).ok().and_then(RawPid::from_raw).with_context(|| format!("{pid} is no process id"))?;
+    if process::stat(Pid(pid)).ok().flatten().is_some_and(|stat| stat.state.has_ended()) {
+        bail!("process {pid} has ended");
+    }
     match pidfd_open(raw, PidfdFlags::empty()) {
         Ok(fd) => Ok(fd),
         Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => match process::status(Pid(pid)) {

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
 
-use malloc_common::depth::Depth;
+use malloc_common::abi::{BORN_EXEC, Series};
+use malloc_common::depth::{DEPTHS, Depth};
 use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD};
 
 use super::files::Files;
@@ -128,23 +129,19 @@ impl Census {
         all.push(reading);
     }
 
-    /// What is known of an image that was first seen at `image_ns` and ended at `end_ns` (0: lives). `depth` is how deep
-    /// it was meant to be probed; `counted` says whether a probe in user space counted anything.
-    pub fn facts(
-        &self,
-        id: ProcessId,
-        image_ns: u64,
-        end_ns: u64,
-        files: &Files,
-        depth: Depth,
-        counted: bool,
-    ) -> Facts {
+    /// What is known of an image. `depth` is how deep it was meant to be probed.
+    pub fn facts(&self, row: &RawImage, files: &Files, depth: Depth) -> Facts {
+        let (slot, counted) = (&row.slot, counted_in_user_space(row));
+        let id = ProcessId { pid: slot.tgid, start_ns: slot.start_ns };
+        let end_ns = slot.end_ns;
         let ticks = id.start_ns / 10_000_000;
+        // An image that began unseen was there before its first event; one that began with an exec was another then.
+        let since_ns = if slot.born == BORN_EXEC { slot.first_ns } else { 0 };
         let reading = self.readings.get(&id.pid).and_then(|all| {
             let mut own = all
                 .iter()
                 .rev()
-                .filter(|r| r.start_ticks == ticks && r.at_ns >= image_ns && (end_ns == 0 || r.at_ns <= end_ns));
+                .filter(|r| r.start_ticks == ticks && r.at_ns >= since_ns && (end_ns == 0 || r.at_ns <= end_ns));
             own.next()
         });
         // A process that ended before it was looked at is known by what its probes counted.
@@ -165,11 +162,15 @@ impl Census {
             facts.threshold = reading.threshold;
         }
         if let Some(probed) = allocator.and_then(|key| files.get(&key)) {
-            let (depth, since_ns, not_measured) = probed.measures(id.pid);
+            let (measured, since_ns, not_measured) = probed.measures(id.pid);
             facts.allocator = Some(probed.allocator());
-            facts.depth = depth;
+            facts.depth = measured;
             facts.probed_since_ns = since_ns;
             facts.not_measured = not_measured;
+            for level in DEPTHS.into_iter().filter(|level| *level > facts.depth && *level <= depth) {
+                let why = "only the chosen process is probed this deep, not its children".to_owned();
+                facts.not_measured.push((level, why));
+            }
             facts.untold = probed.untold();
         } else if counted {
             facts.depth = depth;
@@ -184,6 +185,10 @@ impl Census {
         }
         facts
     }
+}
+
+fn counted_in_user_space(row: &RawImage) -> bool {
+    row.histograms.iter().any(|(index, _)| *index <= Series::Crossing.index()) || row.slot.threshold_ns != 0
 }
 
 /// Reads the threshold from the memory of a process whose `mp_` lies at `address`. The process may write it meanwhile:

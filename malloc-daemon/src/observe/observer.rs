@@ -3,17 +3,17 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
-use malloc_common::abi::{EVENT_EXEC, Event, Series};
+use malloc_common::abi::{EVENT_EXEC, Event};
 use malloc_common::depth::Depth;
 
 use super::census::{Census, Found, Serving, read_threshold};
 use super::files::{FileRefused, Files};
-use crate::aggregate::model::{DaemonCost, Host, Probe, ProcessId, Snapshot, Verdict};
+use crate::aggregate::model::{DaemonCost, Host, Probe, Snapshot, Verdict};
 use crate::aggregate::{Aggregate, Keep, Moment};
 use crate::collect::{BpfCollector, CollectError, Collector, EventSource, Events, RawImage, boot_ns};
 use crate::host::file::{FileKey, Root, TargetFile, open_in_root};
 use crate::host::process::{self, Pid};
-use crate::host::{HostError, btf, kernel, tracefs};
+use crate::host::{HostError, btf, checks, kernel, tracefs};
 use crate::probes::{self, AttachError, Attached, Capacities, KernelLog, LoadError, Object, Offsets, Scope, Targets};
 use crate::targets::discover::{self, Candidate, CandidateKind};
 use crate::targets::{Contents, ElfFacts};
@@ -64,6 +64,8 @@ pub enum StartError {
 
 /// When a process is looked at after its `exec`, until its allocator is known: its loader maps the libraries meanwhile.
 const LOOK_AFTER_NS: [u64; 4] = [0, 3_000_000, 50_000_000, 500_000_000];
+/// `/proc` counts in `USER_HZ`, which is 100 on x86-64 and aarch64.
+const NANOSECONDS_PER_TICK: u64 = 10_000_000;
 /// Processes waiting for such a look; more are found by the next collection.
 const LOOKS: usize = 1024;
 /// Looks between two waits: a machine that starts a thousand programs a second is not followed one by one.
@@ -105,6 +107,13 @@ impl Observer {
     ///
     /// See [`StartError`].
     pub fn start(options: Options) -> Result<Self, StartError> {
+        // The kernel's own refusals name a map or a program, not what is lacking.
+        let lacking =
+            checks::checks(&checks::facts()?).into_iter().find(|check| check.verdict == checks::Verdict::Missing);
+        if let Some(check) = lacking {
+            let remedy = check.remedy.map(|remedy| format!(" {remedy}")).unwrap_or_default();
+            return Err(StartError::Kernel(format!("{}: {}.{remedy}", check.name, check.found)));
+        }
         let kernel = kernel::kernel()?;
         let version = kernel.version;
         if version.is_some_and(|v| (v.major, v.minor) < (5, 15)) {
@@ -168,7 +177,9 @@ impl Observer {
     ///
     /// The map is full.
     pub fn choose(&mut self, pid: u32) -> Result<(), LoadError> {
-        self.targets.choose(pid)
+        self.targets.choose(pid)?;
+        self.adopt(Pid(pid));
+        Ok(())
     }
 
     /// Probes a file for all its users, when it holds an allocator; returns its key.
@@ -193,7 +204,9 @@ impl Observer {
     /// When /proc cannot be listed.
     pub fn probe_everything(&mut self) -> Result<(), HostError> {
         for pid in process::pids()? {
-            let _ = self.serving(pid, Some((Scope::AllProcesses, self.options.depth)));
+            if let Ok(Some(_)) = self.serving(pid, Some((Scope::AllProcesses, self.options.depth))) {
+                self.adopt(pid);
+            }
         }
         Ok(())
     }
@@ -207,6 +220,13 @@ impl Observer {
         let found = self.serving(Pid(pid), Some((Scope::Process(pid), depth)))?;
         self.census.look(Pid(pid), &mut |_| Ok(found), &|_, _| None);
         Ok(found.map(|serving| serving.key))
+    }
+
+    /// Puts a process that runs already into the next snapshot, whether anything happens in it or not.
+    fn adopt(&mut self, pid: Pid) {
+        if let Ok(Some(stat)) = process::stat(pid) {
+            self.collector.adopt(pid.0, stat.start_ticks * NANOSECONDS_PER_TICK, &stat.comm);
+        }
     }
 
     /// The allocator of a process; new files are admitted and (`attach`) probed.
@@ -279,18 +299,7 @@ impl Observer {
             cost: self.cost(),
         };
         let (census, files, depth) = (&self.census, &self.files, self.options.depth);
-        let rows: std::collections::HashMap<(ProcessId, u64), (u64, bool)> = raw
-            .images
-            .iter()
-            .map(|row| {
-                let id = ProcessId { pid: row.slot.tgid, start_ns: row.slot.start_ns };
-                ((id, row.slot.first_ns), (row.slot.end_ns, counted_in_user_space(row)))
-            })
-            .collect();
-        let snapshot = self.aggregate.apply(&raw, moment, &|id, image_ns| {
-            let (end_ns, counted) = rows.get(&(id, image_ns)).copied().unwrap_or((0, false));
-            census.facts(id, image_ns, end_ns, files, depth, counted)
-        });
+        let snapshot = self.aggregate.apply(&raw, moment, &|row| census.facts(row, files, depth));
         self.last_collect_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         snapshot
     }
@@ -370,10 +379,6 @@ impl Observer {
     pub fn probed(&self) -> usize {
         self.files.sites()
     }
-}
-
-fn counted_in_user_space(row: &RawImage) -> bool {
-    row.histograms.iter().any(|(index, _)| *index <= Series::Crossing.index()) || row.slot.threshold_ns != 0
 }
 
 fn threshold(files: &Files, serving: &Serving, pid: Pid) -> Option<crate::aggregate::model::Threshold> {
