@@ -366,8 +366,8 @@ pub struct Event {
     pub ns: u64,
     /// Name of the thread.
     pub comm: [u8; 16],
-    /// Chain: function, its three arguments, `av`, `bytes`, slow-path cookie byte, its first two arguments are
-    /// in `values[6..8]` with the byte in `values[9]`, flags in `values[8]`.
+    /// Chain: function and its three arguments, `av` and `bytes` of `_int_malloc`, the first two arguments of the
+    /// slow-path function, flags (from bit 8 on the byte of its role), the address of `mp_` (0: not known).
     /// System call: six arguments, result, nanoseconds, [`Syscall`], [`Origin`].
     pub values: [u64; 10],
 }

@@ -35,7 +35,8 @@ pub(super) fn chain<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
     });
     values[6] = r.arguments[0];
     values[7] = r.arguments[1];
-    values[9] = cookie.0 & 0xff;
+    values[8] |= (cookie.0 & 0xff) << 8;
+    values[9] = cookie.mp(r.ip).map_or(0, |(_, address)| address);
     send(k, &Event { kind: EVENT_CHAIN, tgid: k.tgid(), tid: k.tid(), chain, ns: k.now_ns(), comm: k.comm(), values });
 }
 

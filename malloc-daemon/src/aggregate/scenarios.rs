@@ -400,7 +400,7 @@ fn a_traced_chain_carries_the_arguments_that_the_steps_had() {
     sim.syscall(Syscall::Mmap, map_args(1_052_672), MAPPED);
     let events = sim.events.borrow();
     let chain = events.iter().find(|e| e.kind == EVENT_CHAIN).expect("a chain");
-    assert_eq!(chain.values, [Malloc as u64, 1 << 20, 0, 0, 0x7f00, 1 << 20, 1_048_592, 0x7f00, 3, 4]);
+    assert_eq!(chain.values, [Malloc as u64, 1 << 20, 0, 0, 0x7f00, 1 << 20, 1_048_592, 0x7f00, 0x403, 0x1040]);
     let syscall = events.iter().find(|e| e.kind == EVENT_SYSCALL).expect("its system call");
     assert_eq!(&syscall.values[..8], &[0, 1_052_672, 3, 34, u64::MAX, 0, MAPPED, 1_000]);
     assert_eq!(syscall.chain, chain.chain);
@@ -414,7 +414,7 @@ fn a_chain_does_not_claim_the_call_that_a_signal_handler_made() {
     sim.push(2000).call(Malloc, [7, 0, 0]).push(-2000).push(200).slow(Role::Sysmalloc, [1_048_592, 0x7f00, 0]);
     let events = sim.events.borrow();
     let chain = events.iter().find(|e| e.kind == EVENT_CHAIN).expect("a chain");
-    assert_eq!(chain.values[8], 0, "neither the handler's call nor the arena entry before it is claimed");
+    assert_eq!(chain.values[8] & 0xff, 0, "neither the handler's call nor the arena entry before it is claimed");
 }
 
 proptest! {

@@ -5,4 +5,4 @@ mod files;
 mod observer;
 
 pub use files::{FileRefused, PROBED_FILES};
-pub use observer::{Observer, Options, Selection, StartError};
+pub use observer::{Observer, Options, Selection, StartError, unix_ms};

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use malloc_common::abi::{EVENT_EXEC, Event};
 use malloc_common::depth::Depth;
+use malloc_common::site::Role;
 
 use super::census::{Census, Found, Serving, read_threshold};
 use super::files::{FileRefused, Files};
@@ -360,18 +361,17 @@ impl Observer {
         std::os::fd::AsFd::as_fd(&self.events)
     }
 
-    /// Address of `main_arena` in a process, for display.
+    /// How far `main_arena` lies from `mp_` in a file, bytes, for display.
     #[must_use]
-    pub fn main_arena(&mut self, pid: u32) -> Option<u64> {
-        let serving = self.serving(Pid(pid), None).ok().flatten()?;
-        let probed = self.files.get(&serving.key)?;
-        let hook = probed.located.hooks.first()?;
-        let bias = serving
-            .mapped_at
-            .wrapping_sub(serving.mapped_offset)
-            .wrapping_add(hook.file_offset)
-            .wrapping_sub(hook.vaddr);
-        Some(probed.located.main_arena?.wrapping_add(bias))
+    pub fn arena_distance(&self, key: &FileKey) -> Option<u64> {
+        let located = &self.files.get(key)?.located;
+        Some(located.main_arena?.wrapping_sub(located.mp?.vaddr))
+    }
+
+    /// Whether a file has a probe of that role.
+    #[must_use]
+    pub fn has_probe(&self, key: &FileKey, role: Role) -> bool {
+        self.files.get(key).is_some_and(|probed| probed.located.hooks.iter().any(|hook| hook.role == role))
     }
 
     /// How many groups of probes are attached to files.
