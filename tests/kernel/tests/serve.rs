@@ -31,8 +31,6 @@ fn a_ready_daemon_answers_every_documented_path() {
         "/readyz",
         "/v1/snapshot",
         "/v1/processes",
-        "/v1/crossings",
-        "/v1/raises",
         "/v1/health",
         "/metrics",
         "/",
@@ -58,7 +56,7 @@ fn an_unknown_process_is_a_documented_error() {
 #[test]
 fn a_path_or_a_process_number_that_makes_no_sense_is_refused_in_json() {
     let serving = Serving::start(&[]);
-    for (path, status) in [("/v1/nothing", 404), ("/v1/processes/abc", 400), ("/v1/crossings?limit=minus", 400)] {
+    for (path, status) in [("/v1/nothing", 404), ("/v1/processes/abc", 400), ("/v1/snapshot?limit=minus", 400)] {
         let answer = serving.get(path);
         assert_eq!(answer.status, status, "{path}");
         assert!(answer.json()["error"]["code"].is_string(), "{path}: {}", answer.body);
@@ -95,7 +93,7 @@ fn a_process_that_starts_later_appears() {
     assert!(image.is_null("/funnel/call") || image.is_null("/funnel/call/calls"));
     // THRESH-1: the process is alive, so the threshold is the one in its memory.
     assert_eq!(image.number("/threshold/bytes"), truth.threshold.bytes);
-    assert_eq!(image.text("/threshold/source"), "memory");
+    assert_eq!(image.text("/threshold/source"), "event", "a probe read it at the last free of a chunk");
 }
 
 // THRESH-1: what happened before the daemon started is still in the process's memory.
@@ -110,22 +108,7 @@ fn the_threshold_of_an_older_process_is_read_from_its_memory() {
     });
     assert_eq!(image.number("/threshold/bytes"), truth.threshold.bytes);
     assert_eq!(image.text("/threshold/mode"), "dynamic");
-}
-
-#[test]
-fn crossings_and_raises_can_be_asked_for_by_process() {
-    let serving = Serving::start(&[]);
-    let mut victim = Running::start(Command::new(victim::program("dynamic_threshold")).arg("hold"));
-    let truth = Truth::parse(&victim.read_line());
-    let pid = victim.pid();
-    serving.image_when("all crossings", pid, |image| image.number("/crossings/calls") >= truth.crossings.calls);
-    for (path, expected) in [("crossings", truth.crossings.calls), ("raises", truth.threshold.raises)] {
-        let answer = serving.get(&format!("/v1/{path}?pid={pid}"));
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        let events = answer.json()[path].as_array().expect("a list of events").clone();
-        assert_eq!(events.len() as u64, expected, "{path}: {}", answer.body);
-        assert!(events.iter().all(|event| event["pid"] == pid), "IDENT-1: {path}");
-    }
+    assert_eq!(image.text("/threshold/source"), "memory", "nothing has happened in it since");
 }
 
 // The list has everything but the histograms; one process is whole.
