@@ -1,7 +1,9 @@
-//! The only knowledge of outside formats: a snapshot or a trace goes in, text or bytes come out; pure.
+//! The only knowledge of outside formats: a snapshot, a trace or a finding goes in, text or bytes come out; pure.
 
+pub mod doctor;
 mod escape;
 pub mod json;
+pub mod locate;
 pub mod prometheus;
 #[cfg(test)]
 pub(crate) mod sample;
