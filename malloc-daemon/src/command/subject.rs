@@ -200,12 +200,15 @@ pub fn handle(pid: u32) -> anyhow::Result<OwnedFd> {
     }
     match pidfd_open(raw, PidfdFlags::empty()) {
         Ok(fd) => Ok(fd),
-        Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => match process::status(Pid(pid)) {
-            Ok(Some(status)) if status.tgid != Pid(pid) => {
-                bail!("{pid} is a thread of process {}; name that", status.tgid)
+        // A thread is INVAL, from 6.18 on NOENT.
+        Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {
+            match process::status(Pid(pid)) {
+                Ok(Some(status)) if status.tgid != Pid(pid) => {
+                    bail!("{pid} is a thread of process {}; name that", status.tgid)
+                }
+                _ => bail!("there is no process {pid}"),
             }
-            _ => bail!("there is no process {pid}"),
-        },
+        }
         Err(error) => bail!("cannot watch process {pid}: {error}"),
     }
 }

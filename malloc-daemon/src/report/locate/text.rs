@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{DepthProbes, Document, Probe};
+use super::{DepthProbes, Document, Probe, STRIPPED_REMEDY};
 use crate::report::escape::printable;
 
 /// Characters of a name out of a file: symbols of C++ are longer, glibc's are not.
@@ -31,6 +31,10 @@ pub fn text(document: &Document) -> String {
         out.push('\n');
         line(&mut out, "!  single-stepped: the kernel runs a copy of the instruction, and a hit costs about ten times");
         line(&mut out, "   as much as one on an instruction that it emulates.");
+    }
+    if document.allocator.kind == "glibc" && document.allocator.located_by == "exports" {
+        out.push('\n');
+        line(&mut out, STRIPPED_REMEDY);
     }
     if !document.notes.is_empty() {
         out.push('\n');
@@ -68,24 +72,26 @@ fn facts(out: &mut String, document: &Document) {
     );
     fact("machine", document.machine.clone());
     fact("build id", allocator.build_id.as_ref().map_or_else(|| "none".to_owned(), |id| printable(id, 160)));
-    fact(
-        "internals",
-        match (allocator.located_by, &allocator.debug_file) {
-            ("symtab", _) => "found by the file's own symbol table (.symtab)".to_owned(),
-            ("debug_data", _) => "found by the file's compressed symbol table (.gnu_debugdata)".to_owned(),
-            ("debug_file", Some(path)) => format!("found by its debug file {}", printable(path, LONG)),
-            ("debug_file", None) => "found by its debug file".to_owned(),
-            _ => "not found: the file names its exported functions alone".to_owned(),
-        },
-    );
-    fact(
-        "mp_",
-        match &document.mp {
-            None => "not found: thresholds are not read".to_owned(),
-            Some(mp) => format!("{:#x}, {}", mp.address, layout(mp.layout)),
-        },
-    );
-    fact("main_arena", document.main_arena.map_or_else(|| "not found".to_owned(), |at| format!("{at:#x}")));
+    if allocator.kind == "glibc" {
+        fact(
+            "internals",
+            match (allocator.located_by, &allocator.debug_file) {
+                ("symtab", _) => "found by the file's own symbol table (.symtab)".to_owned(),
+                ("debug_data", _) => "found by the file's compressed symbol table (.gnu_debugdata)".to_owned(),
+                ("debug_file", Some(path)) => format!("found by its debug file {}", printable(path, LONG)),
+                ("debug_file", None) => "found by its debug file".to_owned(),
+                _ => "not found: the file names its exported functions alone".to_owned(),
+            },
+        );
+        fact(
+            "mp_",
+            match &document.mp {
+                None => "not found: thresholds are not read".to_owned(),
+                Some(mp) => format!("{:#x}, {}", mp.address, layout(mp.layout)),
+            },
+        );
+        fact("main_arena", document.main_arena.map_or_else(|| "not found".to_owned(), |at| format!("{at:#x}")));
+    }
     table(out, &rows, &[false, false]);
 }
 
