@@ -149,6 +149,8 @@ pub struct Slot {
     pub mmapped_bytes: u64,
     /// When these four were read, nanoseconds since boot.
     pub threshold_ns: u64,
+    /// When a crossing was last sent with its stack, nanoseconds since boot.
+    pub sampled_ns: u64,
     /// Indexed by [`Series::index`]: 1 + the index of a [`Histogram`]; 0: nothing recorded yet.
     pub series: [u32; SERIES],
     /// Indexed by [`Counter::index`].
@@ -212,6 +214,14 @@ pub const EVENT_CHAIN: u32 = 3;
 /// [`Event::kind`]: a system call of the allocator returned.
 pub const EVENT_SYSCALL: u32 = 4;
 
+/// [`Event::kind`] of a [`Sample`]: a free raised the mmap threshold.
+/// `values`: threshold before and after, bytes of the chunk that was freed (0: the raise was seen later, at another
+/// event, and the stack is not that of its cause).
+pub const EVENT_RAISE: u32 = 5;
+/// [`Event::kind`] of a [`Sample`]: `malloc` mapped a chunk.
+/// `values`: bytes mapped, `nb`, address, nanoseconds in `mmap`, how many crossings of the process this one is.
+pub const EVENT_CROSSING: u32 = 6;
+
 /// `values[8]` of [`EVENT_CHAIN`]: the call in `values[0..4]` encloses this chain.
 pub const CHAIN_HAS_CALL: u64 = 1;
 /// `values[8]` of [`EVENT_CHAIN`]: the `_int_malloc` in `values[4..6]` encloses this chain.
@@ -237,6 +247,27 @@ pub struct Event {
     /// slow-path function, flags (from bit 8 on the byte of its role), the address of `mp_` (0: not known).
     /// System call: six arguments, result, nanoseconds, [`Syscall`], [`Origin`].
     pub values: [u64; 10],
+}
+
+/// Bytes of the user stack that a sample copies at most.
+pub const STACK_BYTES: usize = 16 << 10;
+
+/// A rare event with the registers and the top of the stack of the thread it happened in, to be unwound by the daemon.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// What happened.
+    pub event: Event,
+    /// Instruction pointer.
+    pub ip: u64,
+    /// Stack pointer: the address of `stack[0]`.
+    pub sp: u64,
+    /// Frame pointer register.
+    pub bp: u64,
+    /// How many bytes of `stack` were read.
+    pub stack_bytes: u64,
+    /// The stack, upwards from `sp`.
+    pub stack: [u8; STACK_BYTES],
 }
 
 /// 64-bit words of a [`Slot`].
@@ -278,6 +309,7 @@ impl Slot {
         mmapped_chunks: 0,
         mmapped_bytes: 0,
         threshold_ns: 0,
+        sampled_ns: 0,
         series: [0; SERIES],
         counters: [0; COUNTERS],
     };
@@ -314,12 +346,26 @@ impl Event {
     }
 }
 
+/// A sample from the bytes of a ring entry: the event, the three registers, the stack that was read.
+#[must_use]
+pub fn sample_from_bytes(bytes: &[u8]) -> Option<(Event, [u64; 3], &[u8])> {
+    let event = Event::from_bytes(bytes)?;
+    let word = |n: usize| {
+        let at = EVENT_BYTES + 8 * n;
+        Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+    };
+    let stack = bytes.get(EVENT_BYTES + 32..)?;
+    let length = usize::try_from(word(3)?).ok()?.min(stack.len());
+    Some((event, [word(0)?, word(1)?, word(2)?], stack.get(..length)?))
+}
+
 const _: () = {
-    assert!(size_of::<Slot>() == 96 + SERIES * 4 + COUNTERS * 8);
+    assert!(size_of::<Slot>() == 104 + SERIES * 4 + COUNTERS * 8);
     assert!(size_of::<Slot>().is_multiple_of(8));
     assert!(size_of::<Histogram>() == 8 * (1 + BUCKETS));
     assert!(size_of::<Flight>() == 8 * 17 + 16);
     assert!(size_of::<Event>() == 24 + 16 + 80);
+    assert!(size_of::<Sample>() == size_of::<Event>() + 32 + STACK_BYTES);
     assert!(Counter::Unattributed.index() + 1 == COUNTERS);
     assert!(Series::Latency(Syscall::Brk).index() + 1 == SERIES);
 };

@@ -13,6 +13,7 @@ pub const MAP_NAMES: &[&str] = &[
     "FREE_SLOTS",
     "FREE_HISTS",
     "EVENTS",
+    "SAMPLES",
     "ZERO_FLIGHT",
     "AYA_LOGS",
 ];
@@ -37,7 +38,7 @@ pub const PROGRAM_NAMES: &[&str] = &[
 ];
 
 /// Images of processes counted at one time, ended ones included until they are collected:
-/// 4,096 x 640 bytes = 2.5 MiB.
+/// 4,096 x 648 bytes = 2.5 MiB.
 pub const SLOTS_DEFAULT: u32 = 4096;
 
 /// Histograms of all processes together: 16,384 x 1,512 bytes = 23.6 MiB.
@@ -53,6 +54,9 @@ pub const TARGETS_DEFAULT: u32 = 16384;
 /// Bytes of the event ring: 8,192 events of 128 bytes.
 pub const EVENTS_BYTES: u32 = 1 << 20;
 
+/// Bytes of the ring of samples: 124 samples of 16.5 KiB.
+pub const SAMPLES_BYTES: u32 = 2 << 20;
+
 /// Upper bound of the kernel memory of all maps, bytes, for these capacities. A preallocated hash
 /// entry takes its key, its value and 64 bytes of book-keeping at most (kernel 6.18: 48 and rounding).
 #[must_use]
@@ -63,6 +67,7 @@ pub const fn kernel_bytes(slots: u64, histograms: u64, flights: u64, targets: u6
         + flights * (size_of::<Flight>() as u64 + 8 + ENTRY)
         + targets * (8 + ENTRY)
         + events
+        + SAMPLES_BYTES as u64
 }
 
 const _: () = {

@@ -1,19 +1,26 @@
 //! Implements the tracker's `Kernel` with BPF helpers.
 
+use core::ffi::c_void;
+
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::bindings::pt_regs;
+use aya_ebpf::helpers::generated::bpf_probe_read_user as bpf_probe_read_user_raw;
 use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
     bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs,
 };
-use malloc_common::abi::{COUNTERS, Counter, Event, Flight, SERIES, SLOT_EXITED, SLOT_LIVE, Series, Slot};
+use malloc_common::abi::{
+    COUNTERS, Counter, Event, Flight, Origin, SERIES, SLOT_EXITED, SLOT_LIVE, STACK_BYTES, Sample, Series, Slot,
+};
 use malloc_common::histogram::{self, BUCKETS};
 use malloc_common::loss::Loss;
 use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD, MpLayout};
-use malloc_common::tracker::{HistogramId, Kernel, Mp, Registers, SlotId};
+use malloc_common::tracker::{FIRST_SAMPLES, HistogramId, Kernel, Mp, Registers, SAMPLE_EVERY_NS, SlotId};
 
-use crate::maps::{EVENTS, FLIGHTS, FREE_HISTS, FREE_SLOTS, HISTOGRAMS, LOST, PROCESSES, SLOTS, TARGETS, ZERO_FLIGHT};
+use crate::maps::{
+    EVENTS, FLIGHTS, FREE_HISTS, FREE_SLOTS, HISTOGRAMS, LOST, PROCESSES, SAMPLES, SLOTS, TARGETS, ZERO_FLIGHT,
+};
 
 /// 1: every process is counted; 0: those in `TARGETS`.
 #[unsafe(no_mangle)]
@@ -49,6 +56,48 @@ pub fn registers(regs: *const pt_regs) -> Registers {
     return Registers { arguments: [r.regs[0], r.regs[1], r.regs[2]], sp: r.sp, ip: r.pc };
     #[cfg(not(bpf_target_arch = "aarch64"))]
     return Registers { arguments: [r.rdi, r.rsi, r.rdx], sp: r.rsp, ip: r.rip };
+}
+
+/// Instruction, stack and frame pointer.
+#[inline(always)]
+fn frame(r: &pt_regs) -> (u64, u64, u64) {
+    #[cfg(bpf_target_arch = "aarch64")]
+    return (r.pc, r.sp, r.regs[29]);
+    #[cfg(not(bpf_target_arch = "aarch64"))]
+    return (r.rip, r.rsp, r.rbp);
+}
+
+/// Copies the stack from `sp` upwards: the whole of [`STACK_BYTES`] or, where the stack ends before that, half of it,
+/// and half again. Returns how many bytes were copied.
+///
+/// # Safety
+///
+/// `to` has room for [`STACK_BYTES`].
+#[inline(always)]
+unsafe fn copy_stack(to: *mut c_void, sp: u64) -> u64 {
+    const SIZES: [u32; 7] = [16384, 8192, 4096, 2048, 1024, 512, 256];
+    const { assert!(SIZES[0] as usize == STACK_BYTES) };
+    let from = sp as *const c_void;
+    // SAFETY: the helper checks the source and writes no more than the size.
+    let copied = |size: u32| unsafe { bpf_probe_read_user_raw(to, size, from) } == 0;
+    // Spelled out: the verifier wants every size to be a constant.
+    if copied(SIZES[0]) {
+        u64::from(SIZES[0])
+    } else if copied(SIZES[1]) {
+        u64::from(SIZES[1])
+    } else if copied(SIZES[2]) {
+        u64::from(SIZES[2])
+    } else if copied(SIZES[3]) {
+        u64::from(SIZES[3])
+    } else if copied(SIZES[4]) {
+        u64::from(SIZES[4])
+    } else if copied(SIZES[5]) {
+        u64::from(SIZES[5])
+    } else if copied(SIZES[6]) {
+        u64::from(SIZES[6])
+    } else {
+        0
+    }
 }
 
 /// The process id of a task, for programs that are handed one.
@@ -366,6 +415,48 @@ impl Kernel for Bpf {
     #[inline(always)]
     fn emit(&self, event: &Event) -> bool {
         EVENTS.output::<Event>(event, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn sample(&self, event: &Event) -> bool {
+        // SAFETY: as in `user_sp`.
+        let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const pt_regs;
+        // SAFETY: the helper checks the address.
+        let Ok(regs) = (unsafe { bpf_probe_read_kernel(regs) }) else { return false };
+        let Some(mut entry) = SAMPLES.reserve::<Sample>(0) else { return false };
+        let at = entry.as_mut_ptr();
+        let (ip, sp, bp) = frame(&regs);
+        // SAFETY: the entry is as large as a sample, and every field is written before it is submitted; bytes of the
+        // stack past `stack_bytes` keep what the ring held before, which the daemon does not look at.
+        unsafe {
+            (*at).event = *event;
+            (*at).ip = ip;
+            (*at).sp = sp;
+            (*at).bp = bp;
+            (*at).stack_bytes = copy_stack((&raw mut (*at).stack).cast(), sp);
+        }
+        entry.submit(0);
+        true
+    }
+
+    #[inline(always)]
+    fn crossing_to_sample(&self, slot: SlotId, now_ns: u64) -> Option<u64> {
+        let slot = SLOTS.get_ptr_mut(slot)?;
+        // SAFETY: a map value; threads that cross at once may both be sampled.
+        unsafe {
+            let nth = (*slot).counters[const { Counter::OriginCalls(Origin::MmapCrossing).index() }];
+            if nth > FIRST_SAMPLES && now_ns.wrapping_sub((*slot).sampled_ns) < SAMPLE_EVERY_NS {
+                return None;
+            }
+            (*slot).sampled_ns = now_ns;
+            Some(nth)
+        }
+    }
+
+    #[inline(always)]
+    fn read_user_word(&self, address: u64) -> Option<u64> {
+        // SAFETY: the read is checked.
+        unsafe { read_user(address, 0) }
     }
 }
 

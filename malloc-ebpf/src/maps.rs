@@ -5,7 +5,9 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, RingBuf, Stack};
 use malloc_common::abi::{Flight, Histogram, Slot};
 use malloc_common::loss::LOSSES;
-use malloc_common::maps::{EVENTS_BYTES, FLIGHTS_DEFAULT, HISTOGRAMS_DEFAULT, SLOTS_DEFAULT, TARGETS_DEFAULT};
+use malloc_common::maps::{
+    EVENTS_BYTES, FLIGHTS_DEFAULT, HISTOGRAMS_DEFAULT, SAMPLES_BYTES, SLOTS_DEFAULT, TARGETS_DEFAULT,
+};
 
 /// Slot index -> image of a process. The kernel fills and ends a slot, the daemon clears it and gives it back.
 /// The daemon maps it into memory: reading costs no system call.
@@ -47,6 +49,10 @@ pub static FREE_HISTS: Stack<u32> = Stack::with_max_entries(HISTOGRAMS_DEFAULT, 
 /// Rare events for the daemon. Full: `event_ring_full`.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+
+/// Rare events with the stacks they happened on. Full: `event_ring_full`.
+#[map]
+pub static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLES_BYTES, 0);
 
 /// One empty flight, written by the daemon at start: too large to build on the stack at every insertion.
 #[map]

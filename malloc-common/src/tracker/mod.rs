@@ -8,8 +8,8 @@
 //! and the system call must come from at most [`BRANCH_WINDOW`] bytes below.
 
 use crate::abi::{
-    BORN_EXEC, BORN_UNSEEN, Counter, EVENT_EXEC, EVENT_EXIT, Event, Flight, Origin, SLOT_EXITED, SLOT_REPLACED, Series,
-    Syscall,
+    BORN_EXEC, BORN_UNSEEN, Counter, EVENT_CROSSING, EVENT_EXEC, EVENT_EXIT, EVENT_RAISE, Event, Flight, Origin,
+    SLOT_EXITED, SLOT_REPLACED, Series, Syscall,
 };
 use crate::function::Request;
 use crate::loss::Loss;
@@ -25,6 +25,12 @@ pub use trace::traced_function;
 /// together at most 120. A signal handler that runs in between stands lower: the kernel skips the red
 /// zone (128) and pushes a frame of more than 900 bytes (x86-64, smallest floating-point state).
 pub const BRANCH_WINDOW: u64 = 512;
+
+/// Crossings of a process whose stacks are all sent.
+pub const FIRST_SAMPLES: u64 = 32;
+/// After these: the least time between two stacks of one process, nanoseconds. 100 a second fill the ring of samples
+/// when nobody reads it for a second.
+pub const SAMPLE_EVERY_NS: u64 = 10_000_000;
 
 const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_STACK: u64 = 0x2_0000;
@@ -105,6 +111,13 @@ pub trait Kernel {
     fn lose(&self, loss: Loss);
     /// Sends an event; false when the ring is full.
     fn emit(&self, event: &Event) -> bool;
+    /// Sends an event with registers and stack of the running thread; false when the ring is full.
+    fn sample(&self, event: &Event) -> bool;
+    /// Which crossing of its process this one is, from 1, when its stack is to be sent: each of the first
+    /// [`FIRST_SAMPLES`], then one in [`SAMPLE_EVERY_NS`].
+    fn crossing_to_sample(&self, slot: SlotId, now_ns: u64) -> Option<u64>;
+    /// The word at a user address.
+    fn read_user_word(&self, address: u64) -> Option<u64>;
 }
 
 /// Registers of the running thread at a probe.
@@ -166,7 +179,7 @@ pub fn arena<K: Kernel>(k: &K, r: &Registers) {
 #[inline(always)]
 pub fn slow<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
     let Some(slot) = slot(k) else { return };
-    look_at_mp(k, slot, cookie, r.ip);
+    look_at_mp(k, slot, cookie, r);
     if let Some(Role::Sysmalloc) = cookie.role() {
         let nb = r.arguments[0];
         count(k, slot, Series::Sysmalloc, nb);
@@ -185,7 +198,7 @@ pub fn slow<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
 #[inline(always)]
 pub fn branch<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
     let Some(slot) = slot(k) else { return };
-    let threshold = look_at_mp(k, slot, cookie, r.ip).unwrap_or(0);
+    let threshold = look_at_mp(k, slot, cookie, r).unwrap_or(0);
     let role = match cookie.role() {
         // `sbrk(0)` asks for nothing and makes no system call.
         Some(Role::Grow | Role::Trim) if r.arguments[0] == 0 => return,
@@ -285,6 +298,10 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
         k.add(slot, Counter::OriginBytes(origin), bytes);
         if let Origin::MmapCrossing = origin {
             count(k, slot, Series::Crossing, bytes);
+            if let Some(nth) = k.crossing_to_sample(slot, now) {
+                let nb = k.with_flight(k.tid(), |flight| flight.nb).unwrap_or(0);
+                trace::sample(k, EVENT_CROSSING, [bytes, nb, result, nanoseconds, nth]);
+            }
         }
     }
     if k.tracing() {
@@ -385,12 +402,20 @@ fn on_flight<K: Kernel>(k: &K, f: impl FnOnce(&mut Flight)) -> bool {
 
 /// Reads `mp_` where the probe knows the way; returns the threshold.
 #[inline(always)]
-fn look_at_mp<K: Kernel>(k: &K, slot: SlotId, cookie: Cookie, ip: u64) -> Option<u64> {
-    let (layout, address) = cookie.mp(ip)?;
+fn look_at_mp<K: Kernel>(k: &K, slot: SlotId, cookie: Cookie, r: &Registers) -> Option<u64> {
+    let (layout, address) = cookie.mp(r.ip)?;
     let mp = k.read_mp(layout, address)?;
     let before = k.store_mp(slot, &mp);
     if before != 0 && mp.threshold > before && mp.pinned == 0 {
         k.add(slot, Counter::Raises, 1);
+        // glibc sets the threshold to the size of the mapped chunk it frees and then calls `munmap_chunk(p)`: only
+        // there is the thread that runs the one that raised it. The size is the second word of the chunk.
+        let chunk = match cookie.role() {
+            Some(Role::MunmapChunk) => k.read_user_word(r.arguments[0].wrapping_add(8)).unwrap_or(0) & !7,
+            _ => 0,
+        };
+        let cause = if chunk == mp.threshold & !7 { chunk } else { 0 };
+        trace::sample(k, EVENT_RAISE, [before, mp.threshold, cause, 0, 0]);
     }
     Some(mp.threshold)
 }

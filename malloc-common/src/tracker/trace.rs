@@ -74,6 +74,17 @@ pub(super) fn syscall<K: Kernel>(k: &K, syscall: Syscall, origin: Origin, result
     send(k, &event);
 }
 
+/// Sends what happened together with the stack it happened on.
+#[inline(always)]
+pub(super) fn sample<K: Kernel>(k: &K, kind: u32, given: [u64; 5]) {
+    let [a, b, c, d, e] = given;
+    let values = [a, b, c, d, e, 0, 0, 0, 0, 0];
+    let event = Event { kind, tgid: k.tgid(), tid: k.tid(), chain: 0, ns: k.now_ns(), comm: k.comm(), values };
+    if !k.sample(&event) {
+        k.lose(Loss::EventRingFull);
+    }
+}
+
 #[inline(always)]
 fn send<K: Kernel>(k: &K, event: &Event) {
     if !k.emit(event) {

@@ -4,13 +4,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use malloc_common::abi::{
-    Counter, Event, Flight, Histogram, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, SLOT_REPLACED, Series, Slot, Syscall,
+    Counter, Event, Flight, Histogram, Origin, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, SLOT_REPLACED, Series, Slot, Syscall,
 };
 use malloc_common::function::Function;
 use malloc_common::histogram;
 use malloc_common::loss::{LOSSES, Loss};
 use malloc_common::site::{Cookie, MpLayout, Role};
-use malloc_common::tracker::{self, HistogramId, Kernel, Mp, Registers, SlotId, empty_flight};
+use malloc_common::tracker::{
+    self, FIRST_SAMPLES, HistogramId, Kernel, Mp, Registers, SAMPLE_EVERY_NS, SlotId, empty_flight,
+};
 
 use super::{Collector, RawImage, RawSnapshot};
 
@@ -58,6 +60,8 @@ pub struct Sim {
     targets: Option<RefCell<BTreeSet<u32>>>,
     flights: RefCell<BTreeMap<u32, Flight>>,
     lost: RefCell<[u64; LOSSES]>,
+    /// Words of user memory.
+    pub words: RefCell<BTreeMap<u64, u64>>,
     /// Events that were sent.
     pub events: RefCell<Vec<Event>>,
     /// True while a tracer listens.
@@ -85,6 +89,7 @@ impl Sim {
             targets: targets.map(|pids| RefCell::new(pids.iter().copied().collect())),
             flights: RefCell::default(),
             lost: RefCell::new([0; LOSSES]),
+            words: RefCell::default(),
             events: RefCell::default(),
             tracing: Cell::new(false),
         }
@@ -351,6 +356,24 @@ impl Kernel for Sim {
         }
         events.push(*event);
         true
+    }
+
+    fn sample(&self, event: &Event) -> bool {
+        self.emit(event)
+    }
+
+    fn crossing_to_sample(&self, slot: SlotId, now_ns: u64) -> Option<u64> {
+        let slot = &mut self.slots.borrow_mut()[slot as usize];
+        let nth = slot.counters[Counter::OriginCalls(Origin::MmapCrossing).index()];
+        if nth > FIRST_SAMPLES && now_ns - slot.sampled_ns < SAMPLE_EVERY_NS {
+            return None;
+        }
+        slot.sampled_ns = now_ns;
+        Some(nth)
+    }
+
+    fn read_user_word(&self, address: u64) -> Option<u64> {
+        self.words.borrow().get(&address).copied()
     }
 }
 

@@ -143,7 +143,8 @@ fn attaching(facts: &Facts) -> Check {
     // A link for many sites asks for CAP_BPF and CAP_PERFMON; a perf event for one site asks for CAP_SYS_ADMIN too since
     // CVE-2025-38466 (6.18, and back to 6.1 by the stable series).
     let many = facts.kernel.version.is_some_and(|version| version >= MANY_PROBES_PER_LINK);
-    let rights: &[Capability] = if many { &[Capability::Perfmon] } else { &[Capability::Perfmon, Capability::SysAdmin] };
+    let rights: &[Capability] =
+        if many { &[Capability::Perfmon] } else { &[Capability::Perfmon, Capability::SysAdmin] };
     needing(facts, NAME, found, rights, missing)
 }
 
