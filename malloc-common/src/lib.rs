@@ -8,5 +8,6 @@ pub mod function;
 pub mod histogram;
 pub mod loss;
 pub mod maps;
+pub mod origin;
 pub mod site;
 pub mod tracker;

@@ -14,6 +14,7 @@ pub const MAP_NAMES: &[&str] = &[
     "FREE_HISTS",
     "EVENTS",
     "ZERO_FLIGHT",
+    "AYA_LOGS",
 ];
 
 /// Every program of the object.

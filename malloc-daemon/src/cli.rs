@@ -101,7 +101,7 @@ pub struct Whom {
 /// `trace`
 #[derive(Args, Debug)]
 pub struct Trace {
-    /// Leave out chains in which no size reaches this many bytes.
+    /// Leave out chains that ask the slow path and the kernel for fewer bytes than this.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub min_bytes: u64,
     /// Stop after this many chains.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, Queue, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, RingBuf, Stack};
 use malloc_common::abi::{Flight, Histogram, Slot};
 use malloc_common::loss::LOSSES;
 use malloc_common::maps::{EVENTS_BYTES, FLIGHTS_DEFAULT, HISTOGRAMS_DEFAULT, SLOTS_DEFAULT, TARGETS_DEFAULT};
@@ -35,13 +35,14 @@ pub static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(TARGETS_DEFAUL
 #[map]
 pub static FLIGHTS: HashMap<u32, Flight> = HashMap::with_max_entries(FLIGHTS_DEFAULT, 0);
 
-/// Indices of free slots: the daemon pushes, the kernel pops. Empty: `process_table_full`.
+/// Indices of free slots, the lowest on top: the daemon pushes, the kernel pops. Empty: `process_table_full`.
 #[map]
-pub static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(SLOTS_DEFAULT, 0);
+pub static FREE_SLOTS: Stack<u32> = Stack::with_max_entries(SLOTS_DEFAULT, 0);
 
-/// Indices of free histograms: the daemon pushes, the kernel pops. Empty: `histogram_pool_full`.
+/// Indices of free histograms, the one last given back on top: what is in use stays together, and the daemon maps
+/// no more than that. Empty: `histogram_pool_full`.
 #[map]
-pub static FREE_HISTS: Queue<u32> = Queue::with_max_entries(HISTOGRAMS_DEFAULT, 0);
+pub static FREE_HISTS: Stack<u32> = Stack::with_max_entries(HISTOGRAMS_DEFAULT, 0);
 
 /// Rare events for the daemon. Full: `event_ring_full`.
 #[map]

@@ -21,6 +21,8 @@ pub struct Moment {
     pub unix_ms: u64,
     /// Nanoseconds since boot since when everything is attached.
     pub tracking_since_ns: u64,
+    /// Nanoseconds since boot when the window of the counts began.
+    pub window_since_ns: u64,
     /// The machine.
     pub host: Host,
     /// Every probe.
@@ -45,7 +47,6 @@ type ImageKey = (ProcessId, u64);
 pub struct Aggregate {
     keep: Keep,
     sequence: u64,
-    start: Option<(u64, u64)>,
     /// In the order of their ends.
     ended: VecDeque<(u64, ImageKey, Arc<Process>)>,
     dropped: u64,
@@ -55,13 +56,13 @@ impl Aggregate {
     /// Nothing yet.
     #[must_use]
     pub fn new(keep: Keep) -> Self {
-        Self { keep, sequence: 0, start: None, ended: VecDeque::new(), dropped: 0 }
+        Self { keep, sequence: 0, ended: VecDeque::new(), dropped: 0 }
     }
 
     /// What is true after these rows. `facts` answers what the daemon knows of a process besides its counts.
     pub fn apply(&mut self, raw: &RawSnapshot, moment: Moment, facts: &dyn Fn(&RawImage) -> Facts) -> Snapshot {
         self.sequence += 1;
-        let (start_ns, start_unix_ms) = *self.start.get_or_insert((raw.now_ns, moment.unix_ms));
+        let duration_ms = raw.now_ns.saturating_sub(moment.window_since_ns) / 1_000_000;
         let mut live: BTreeMap<ImageKey, Arc<Process>> = BTreeMap::new();
         for row in &raw.images {
             let id = ProcessId { pid: row.slot.tgid, start_ns: row.slot.start_ns };
@@ -83,9 +84,9 @@ impl Aggregate {
             sequence: self.sequence,
             host: moment.host,
             window: Window {
-                start_unix_ms,
+                start_unix_ms: moment.unix_ms.saturating_sub(duration_ms),
                 end_unix_ms: moment.unix_ms,
-                duration_ms: raw.now_ns.saturating_sub(start_ns) / 1_000_000,
+                duration_ms,
             },
             complete: losses.is_empty() && processes.iter().all(|(_, process)| process.complete),
             losses,

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-use aya::maps::{HashMap, MapData, Queue, RingBuf};
+use aya::maps::{HashMap, MapData, RingBuf, Stack};
 use malloc_common::abi::{
     Event, FLIGHT_WORDS, HISTOGRAM_WORDS, Histogram, SERIES, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, SLOT_REPLACED,
     SLOT_WORDS, Slot,
@@ -33,8 +33,8 @@ pub struct BpfCollector {
     slots: MappedArray,
     histograms: MappedArray,
     lost: MappedArray,
-    free_slots: Queue<MapData, u32>,
-    free_histograms: Queue<MapData, u32>,
+    free_slots: Stack<MapData, u32>,
+    free_histograms: Stack<MapData, u32>,
     processes: HashMap<MapData, u32, u32>,
     programs: Vec<OwnedFd>,
 }
@@ -48,8 +48,8 @@ impl BpfCollector {
     pub fn new(object: &mut Object) -> Result<Self, CollectError> {
         let rows = object.capacities;
         let map = |name: &'static str, rows: u32, words: usize| -> Result<MappedArray, CollectError> {
-            MappedArray::new(object.map_fd(name)?, rows as usize, words)
-                .map_err(|error| CollectError::Mapping(name, error))
+            let fd = object.map_fd(name)?.try_clone_to_owned().map_err(|error| CollectError::Mapping(name, error))?;
+            Ok(MappedArray::new(fd, rows as usize, words))
         };
         let slots = map("SLOTS", rows.slots, SLOT_WORDS)?;
         let histograms = map("HISTOGRAMS", rows.histograms, HISTOGRAM_WORDS)?;
@@ -60,12 +60,12 @@ impl BpfCollector {
             word.store(value, Ordering::Relaxed);
         }
         let programs = object.program_fds().into_iter().filter_map(|(_, fd)| fd.try_clone_to_owned().ok()).collect();
-        let mut free_slots: Queue<MapData, u32> = object.take_map("FREE_SLOTS")?;
-        let mut free_histograms: Queue<MapData, u32> = object.take_map("FREE_HISTS")?;
-        for slot in 0..rows.slots {
+        let mut free_slots: Stack<MapData, u32> = object.take_map("FREE_SLOTS")?;
+        let mut free_histograms: Stack<MapData, u32> = object.take_map("FREE_HISTS")?;
+        for slot in (0..rows.slots).rev() {
             free_slots.push(slot, 0).map_err(|error| CollectError::FreeList("FREE_SLOTS", error))?;
         }
-        for histogram in 0..rows.histograms {
+        for histogram in (0..rows.histograms).rev() {
             free_histograms.push(histogram, 0).map_err(|error| CollectError::FreeList("FREE_HISTS", error))?;
         }
         let processes = object.take_map("PROCESSES")?;

@@ -18,10 +18,7 @@ use crate::host::tracefs;
 use crate::observe::{Observer, Options, Selection};
 use crate::probes::Capacities;
 use crate::report::doctor::{self as report, Diagnosis, Finding, Grounds};
-<<<<<<< HEAD
-=======
 use crate::report::locate::STRIPPED_REMEDY;
->>>>>>> commands
 use crate::targets::discover::{CandidateKind, candidates};
 use crate::targets::symbols::Source;
 use crate::targets::{AllocatorKind, Contents, Located};
@@ -59,19 +56,6 @@ fn diagnose() -> anyhow::Result<Diagnosis> {
     let facts = with_tracing(facts()?, &mut notes)?;
     let host: Vec<Check> = checks(&facts);
     let lacking: Vec<&str> = host.iter().filter(|c| c.verdict == Verdict::Missing).map(|c| c.name).collect();
-<<<<<<< HEAD
-    let remedy = match lacking.as_slice() {
-        [] => "Report this message with the kernel's release.".to_owned(),
-        names => format!("Do what stands above for: {}.", names.join(", ")),
-    };
-    let libc = libc();
-    let (trials, refused) = trials(&remedy);
-    let lacks = |depth: Depth| {
-        let located = libc.as_ref().ok()?;
-        let missing: Vec<_> = located.1.missing.iter().filter(|missing| missing.depth == depth).collect();
-        let names: Vec<&str> = missing.iter().map(|missing| missing.what.as_str()).collect();
-        Some(format!("{}: {}", names.join(", "), missing.first()?.why))
-=======
     let libc = libc();
     let (trials, refused) = trials(&lacking);
     let lacks = |depth: Depth| {
@@ -83,7 +67,6 @@ fn diagnose() -> anyhow::Result<Diagnosis> {
         }
         let names: Vec<&str> = missing.iter().map(|missing| missing.what.as_str()).collect();
         Some(format!("{}: {why}", names.join(", ")))
->>>>>>> commands
     };
     let hooks = |depth| libc.as_ref().map_or(0, |(_, l, _)| l.hooks.iter().filter(|hook| hook.depth == depth).count());
     let depths = report::depths(Grounds {
@@ -164,11 +147,7 @@ fn libc_findings(libc: &Libc) -> Vec<Finding> {
         Source::Symtab => finding("internals", Verdict::Ok, "named by the file's .symtab".to_owned(), None),
         Source::DebugData => finding("internals", Verdict::Ok, "named by the file's .gnu_debugdata".to_owned(), None),
         Source::DebugFile => finding("internals", Verdict::Ok, "named by its debug file".to_owned(), None),
-<<<<<<< HEAD
-        Source::Exports => finding("internals", Verdict::Missing, stripped_why(located), Some(debug_package())),
-=======
         Source::Exports => finding("internals", Verdict::Missing, stripped_why(located), Some(STRIPPED_REMEDY)),
->>>>>>> commands
     });
     for depth in PROBED {
         let hooks = located.hooks.iter().filter(|hook| hook.depth == depth).count();
@@ -176,11 +155,7 @@ fn libc_findings(libc: &Libc) -> Vec<Finding> {
         let name = format!("probes of depth {depth}");
         let lacking = || format!("{hooks}, without {}", lacks.join(", "));
         findings.push(match (hooks, lacks.is_empty()) {
-<<<<<<< HEAD
-            (0, _) => finding(&name, Verdict::Missing, "none".to_owned(), stripped.then(debug_package)),
-=======
             (0, _) => finding(&name, Verdict::Missing, "none".to_owned(), stripped.then_some(STRIPPED_REMEDY)),
->>>>>>> commands
             (_, true) => finding(&name, Verdict::Ok, hooks.to_string(), None),
             (_, false) => finding(&name, Verdict::Degraded, lacking(), Some("See `malloc-daemon locate` for why.")),
         });
@@ -192,11 +167,7 @@ fn libc_findings(libc: &Libc) -> Vec<Finding> {
     };
     let remedy = match thresholds.0 {
         Verdict::Ok => None,
-<<<<<<< HEAD
-        _ if stripped => Some(debug_package()),
-=======
         _ if stripped => Some(STRIPPED_REMEDY),
->>>>>>> commands
         _ => Some("Report the version of this libc."),
     };
     findings.push(finding("thresholds", thresholds.0, thresholds.1.to_owned(), remedy));
@@ -207,13 +178,6 @@ fn stripped_why(located: &Located) -> String {
     located.missing.first().map_or_else(|| "not named".to_owned(), |missing| missing.why.clone())
 }
 
-<<<<<<< HEAD
-const fn debug_package() -> &'static str {
-    "Install the libc's debug symbols: libc6-dbg (Debian, Ubuntu), or `dnf debuginfo-install glibc` (Fedora)."
-}
-
-=======
->>>>>>> commands
 /// Why the trials failed, where they did.
 #[derive(Default)]
 struct Refused {
@@ -222,11 +186,7 @@ struct Refused {
 }
 
 /// Loads and attaches what every depth needs, then probes the libc for this process alone; all of it is gone after.
-<<<<<<< HEAD
-fn trials(remedy: &str) -> (Vec<Finding>, Refused) {
-=======
 fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused) {
->>>>>>> commands
     let mut refused = Refused::default();
     let started = Instant::now();
     let ms = |since: Instant| since.elapsed().as_millis();
@@ -238,23 +198,14 @@ fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused) {
         keep: Keep { ended_ns: 0, ended_images: 0 },
     };
     let mut trials = Vec::new();
-<<<<<<< HEAD
-    let mut told = |name: &str, answer: Result<String, String>| {
-        let (verdict, found, remedy) = match answer {
-            Ok(found) => (Verdict::Ok, found, None),
-            Err(why) => (Verdict::Missing, why, Some(remedy.to_owned())),
-=======
     let mut told = |name: &str, answer: Result<String, (String, String)>| {
         let (verdict, found, remedy) = match answer {
             Ok(found) => (Verdict::Ok, found, None),
             Err((why, remedy)) => (Verdict::Missing, why, Some(remedy)),
->>>>>>> commands
         };
         trials.push(Finding { name: name.to_owned(), verdict, found, remedy });
     };
     let load = "load programs, attach tracepoints";
-<<<<<<< HEAD
-=======
     let report = || "Report this message with the kernel's release.".to_owned();
     if !lacking.is_empty() {
         // The observer refuses to start then: the kernel's own answers name a map or a program, not what lacks.
@@ -263,16 +214,11 @@ fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused) {
         refused.start = Some(format!("not without: {lacking}"));
         return (trials, refused);
     }
->>>>>>> commands
     let mut observer = match Observer::start(options) {
         Ok(observer) => observer,
         Err(error) => {
             let answer = outline(&with_causes(&error));
-<<<<<<< HEAD
-            told(load, Err(answer.clone()));
-=======
             told(load, Err((answer.clone(), report())));
->>>>>>> commands
             refused.start = Some(answer);
             return (trials, refused);
         }
@@ -284,12 +230,8 @@ fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused) {
         Ok(_) => attached(&mut observer),
     };
     refused.attach = answer.as_ref().err().cloned();
-<<<<<<< HEAD
-    told("attach uprobes", answer.map(|()| format!("done for this process alone in {} ms", ms(attaching))));
-=======
     let answer = answer.map(|()| format!("done for this process alone in {} ms", ms(attaching)));
     told("attach uprobes", answer.map_err(|why| (why, report())));
->>>>>>> commands
     let detaching = Instant::now();
     drop(observer);
     told("detach", Ok(format!("done in {} ms", ms(detaching))));

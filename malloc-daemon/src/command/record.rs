@@ -64,9 +64,14 @@ fn watch_and_collect(
     signals: &mut Signals,
     deadline: Option<Instant>,
 ) -> anyhow::Result<Ended> {
+    let mut last = Instant::now();
     watch(observer, process, signals, deadline, TICK, &|_| true, &mut |observer| {
         observer.drain_events(&mut |_| {});
-        observer.collect();
+        // Not at every event: a build executes hundreds of programs a second.
+        if last.elapsed() >= TICK {
+            last = Instant::now();
+            observer.collect();
+        }
         false
     })
 }
@@ -87,12 +92,7 @@ fn command(args: &Record, signals: &mut Signals, deadline: Option<Instant>) -> a
     observer.choose(pid)?;
     let mut child = gated.open()?;
     loop {
-        let ended = watch(&mut observer, Some(process.as_fd()), signals, deadline, TICK, &|_| true, &mut |observer| {
-            observer.drain_events(&mut |_| {});
-            observer.collect();
-            false
-        })?;
-        match ended {
+        match watch_and_collect(&mut observer, Some(process.as_fd()), signals, deadline)? {
             Ended::Process => break,
             // The terminal sends these to the command as well; it decides what they mean.
             Ended::Signal(SIGINT | SIGQUIT) => {}

@@ -95,6 +95,7 @@ pub struct Observer {
     census: Census,
     aggregate: Aggregate,
     tracking_since_ns: u64,
+    window_since_ns: u64,
     host: Host,
     looks: VecDeque<Look>,
     last_collect_us: u64,
@@ -165,6 +166,7 @@ impl Observer {
             census: Census::default(),
             aggregate: Aggregate::new(options.keep),
             tracking_since_ns: boot_ns(),
+            window_since_ns: boot_ns(),
             host: Host { kernel: kernel.release, cpus: u32::try_from(kernel.online_cpus).unwrap_or(u32::MAX) },
             looks: VecDeque::new(),
             last_collect_us: 0,
@@ -172,13 +174,14 @@ impl Observer {
         })
     }
 
-    /// Counts a process and, from now on, its children.
+    /// Counts a process and, from now on, its children: the window begins.
     ///
     /// # Errors
     ///
     /// The map is full.
     pub fn choose(&mut self, pid: u32) -> Result<(), LoadError> {
         self.targets.choose(pid)?;
+        self.window_since_ns = boot_ns();
         self.adopt(Pid(pid));
         Ok(())
     }
@@ -288,19 +291,21 @@ impl Observer {
         self.files.check_overwritten();
         let raw = self.collector.collect();
         let ended: Vec<u32> = raw.images.iter().filter(|row| row.slot.end_ns != 0).map(|row| row.slot.tgid).collect();
-        if !ended.is_empty() {
-            self.files.release(&|pid| ended.contains(&pid));
-        }
         self.renew(&raw.images);
         let moment = Moment {
             unix_ms: unix_ms(),
             tracking_since_ns: self.tracking_since_ns,
+            window_since_ns: self.window_since_ns,
             host: self.host.clone(),
             probes: self.verdicts(),
             cost: self.cost(),
         };
         let (census, files, depth) = (&self.census, &self.files, self.options.depth);
         let snapshot = self.aggregate.apply(&raw, moment, &|row| census.facts(row, files, depth));
+        // Only now: what an image counted is described by the probes that it had.
+        if !ended.is_empty() {
+            self.files.release(&|pid| ended.contains(&pid));
+        }
         self.last_collect_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         snapshot
     }

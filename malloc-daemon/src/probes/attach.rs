@@ -5,7 +5,6 @@ use std::num::NonZeroU32;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya::programs::links::Link as _;
 use aya::programs::trace_point::TracePointLink;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{Program, ProgramError, RawTracePoint, TracePoint, UProbe};
@@ -201,21 +200,4 @@ pub fn attach_processes(object: &mut Object) -> Result<Attached, AttachError> {
         links.push(link);
     }
     Ok(Attached::Raw(links))
-}
-
-impl Attached {
-    /// Detaches now instead of at the drop.
-    ///
-    /// # Errors
-    ///
-    /// The first refusal of the kernel.
-    pub fn detach(self) -> Result<(), ProgramError> {
-        match self {
-            Attached::Multi(links) => drop(links),
-            Attached::Single(links) => links.into_iter().try_for_each(|link| link.detach())?,
-            Attached::Tracepoints(links) => links.into_iter().try_for_each(|link| link.detach())?,
-            Attached::Raw(links) => links.into_iter().try_for_each(|link| link.detach())?,
-        }
-        Ok(())
-    }
 }

@@ -145,6 +145,8 @@ impl Object {
         let (admit_all, tracing, o) = (flag(options.admit_all), flag(options.tracing), options.offsets);
         let mut loader = EbpfLoader::new();
         loader
+            // Nothing is relocated by the kernel's BTF; aya would parse all 5 MB of it.
+            .btf(None)
             .override_global("ADMIT_ALL", &admit_all, true)
             .override_global("TRACING", &tracing, true)
             .override_global("OFF_GROUP_LEADER", &o.group_leader, true)
@@ -245,7 +247,7 @@ fn fd_of(map: &Map) -> Option<BorrowedFd<'_>> {
     let data: &MapData = match map {
         Map::Array(data)
         | Map::HashMap(data)
-        | Map::Queue(data)
+        | Map::Stack(data)
         | Map::RingBuf(data)
         | Map::PerCpuArray(data)
         | Map::PerfEventArray(data)

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya_obj::generated::{
@@ -103,46 +104,36 @@ pub fn attach_multi_uprobe(
     bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 
-/// A BPF array mapped into memory: rows of `words` 64-bit words.
+/// Rows that are mapped together: 512 rows of any number of words are whole pages (512 x 8 = 4,096 bytes).
+const WINDOW_ROWS: usize = 512;
+
+/// A BPF array mapped into memory, rows of `words` 64-bit words. The kernel makes all pages of a mapping resident at
+/// once, so it is mapped in windows, each when it is first looked at.
 #[derive(Debug)]
 pub struct MappedArray {
-    base: NonNull<AtomicU64>,
+    fd: OwnedFd,
     rows: usize,
+    words: usize,
+    windows: Vec<OnceLock<Option<Window>>>,
+}
+
+#[derive(Debug)]
+struct Window {
+    base: NonNull<AtomicU64>,
     words: usize,
 }
 
 // SAFETY: all access goes through atomics.
-unsafe impl Send for MappedArray {}
+unsafe impl Send for Window {}
 // SAFETY: all access goes through atomics.
-unsafe impl Sync for MappedArray {}
+unsafe impl Sync for Window {}
 
 impl MappedArray {
-    /// Maps the array behind `fd`, made with `BPF_F_MMAPABLE` and rows of `words` words.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's error.
-    pub fn new(fd: BorrowedFd<'_>, rows: usize, words: usize) -> io::Result<Self> {
-        let length = rows
-            .checked_mul(words)
-            .and_then(|words| words.checked_mul(8))
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        // SAFETY: a new shared mapping at an address the kernel chooses; the kernel refuses a length beyond the array.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                length,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                fd.as_raw_fd(),
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        Ok(Self { base, rows, words })
+    /// The array behind `fd`, made with `BPF_F_MMAPABLE` and rows of `words` words.
+    #[must_use]
+    pub fn new(fd: OwnedFd, rows: usize, words: usize) -> Self {
+        let windows = (0..rows.div_ceil(WINDOW_ROWS)).map(|_| OnceLock::new()).collect();
+        Self { fd, rows, words, windows }
     }
 
     /// How many rows there are.
@@ -151,14 +142,17 @@ impl MappedArray {
         self.rows
     }
 
-    /// The words of a row; empty past the end.
+    /// The words of a row; empty past the end, or when the kernel refuses the mapping.
     #[must_use]
     pub fn row(&self, index: usize) -> &[AtomicU64] {
-        if index >= self.rows {
+        let window = self.windows.get(index / WINDOW_ROWS).filter(|_| index < self.rows);
+        let Some(Some(window)) = window.map(|window| window.get_or_init(|| self.map(index / WINDOW_ROWS).ok())) else {
             return &[];
-        }
-        // SAFETY: the row lies within the mapping, which lives as long as `self`.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(index * self.words), self.words) }
+        };
+        // SAFETY: the window lies within its mapping, which lives as long as `self`.
+        let all = unsafe { std::slice::from_raw_parts(window.base.as_ptr(), window.words) };
+        let start = index % WINDOW_ROWS * self.words;
+        all.get(start..start + self.words).unwrap_or(&[])
     }
 
     /// Sets a row to zero.
@@ -167,13 +161,36 @@ impl MappedArray {
             word.store(0, Ordering::Relaxed);
         }
     }
+
+    fn map(&self, window: usize) -> io::Result<Window> {
+        let rows = (self.rows - window * WINDOW_ROWS).min(WINDOW_ROWS);
+        let words = rows * self.words;
+        let offset = window * WINDOW_ROWS * self.words * 8;
+        let offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        // SAFETY: a new shared mapping at an address the kernel chooses; the kernel refuses one beyond the array.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                words * 8,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                self.fd.as_raw_fd(),
+                offset,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        Ok(Window { base, words })
+    }
 }
 
-impl Drop for MappedArray {
+impl Drop for Window {
     fn drop(&mut self) {
-        // SAFETY: unmaps what `new` mapped; no reference to a row outlives `self`.
+        // SAFETY: unmaps what `map` mapped; no reference to a row outlives the array.
         unsafe {
-            libc::munmap(self.base.as_ptr().cast(), self.rows * self.words * 8);
+            libc::munmap(self.base.as_ptr().cast(), self.words * 8);
         }
     }
 }

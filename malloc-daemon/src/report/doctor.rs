@@ -174,10 +174,7 @@ pub fn text(diagnosis: &Diagnosis) -> String {
     ];
     let every = groups.iter().flat_map(|(_, findings)| findings.iter());
     let width = every.map(|finding| finding.name.chars().count()).max().unwrap_or(0);
-<<<<<<< HEAD
-=======
     let mut remedies: Vec<&String> = Vec::new();
->>>>>>> commands
     for (title, findings) in groups {
         if findings.is_empty() {
             continue;
@@ -193,14 +190,10 @@ pub fn text(diagnosis: &Diagnosis) -> String {
                 printable(&finding.found, LONG)
             );
             if let Some(remedy) = &finding.remedy {
-<<<<<<< HEAD
-                let _ = writeln!(out, "  {:<8}  -> {}", "", printable(remedy, LONG));
-=======
                 let again = remedies.contains(&remedy);
                 let remedy_text = if again { "As above.".to_owned() } else { printable(remedy, LONG) };
                 let _ = writeln!(out, "  {:<8}  -> {remedy_text}", "");
                 remedies.push(remedy);
->>>>>>> commands
             }
         }
         out.push('\n');
@@ -269,14 +262,10 @@ mod tests {
                     Some("Run the daemon with sudo."),
                 ),
             ],
-<<<<<<< HEAD
-            libc: vec![finding("internals", Verdict::Missing, STRIPPED, Some("Install libc6-dbg (Debian, Ubuntu)."))],
-=======
             libc: vec![
                 finding("internals", Verdict::Missing, STRIPPED, Some("Install libc6-dbg.")),
                 finding("probes of depth sysmalloc", Verdict::Missing, "none", Some("Install libc6-dbg.")),
             ],
->>>>>>> commands
             trials: vec![finding("load programs, attach tracepoints", Verdict::Ok, "done", None)],
             depths: depths(grounds),
             notes: vec!["The tracing file system was mounted at /sys/kernel/tracing and stays so.".to_owned()],

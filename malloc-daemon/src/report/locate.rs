@@ -17,13 +17,10 @@ pub use text::text;
 /// Depths that need probes in the file; `syscall` needs none.
 const PROBED: [Depth; 3] = [Depth::Sysmalloc, Depth::Arena, Depth::Call];
 
-<<<<<<< HEAD
-=======
 /// What to do about a libc that does not name its internal functions.
 pub const STRIPPED_REMEDY: &str =
     "Install the libc's debug symbols: libc6-dbg (Debian, Ubuntu), or `dnf debuginfo-install glibc` (Fedora).";
 
->>>>>>> commands
 /// What was looked at, beside the content of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subject {

@@ -97,7 +97,7 @@ pub struct Return {
 /// Which chains to print.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Only chains one of whose steps asks for at least so many bytes; 0: all.
+    /// Only chains that ask the slow path or the kernel for at least so many bytes; 0: all.
     pub min_bytes: u64,
     /// Only so many chains; `None`: no end.
     pub count: Option<u64>,
@@ -237,17 +237,20 @@ impl<W: Wording> Tracer<W> {
         }
     }
 
+    /// By what the slow path is asked for, not by the call: under the first call of a thread, however large, malloc
+    /// also makes room for the thread's cache.
     fn wants(&self, chain: &Chain) -> bool {
-        let call = chain.call.map_or(0, |(function, [a, b, c])| match function.request(a, b, c) {
-            Request::Bytes(bytes) => bytes,
-            Request::Impossible | Request::Release | Request::Nothing => 0,
-        });
-        let slow = match chain.slow.role {
-            SlowRole::Sysmalloc if !self.wording.inlined(SlowRole::Sysmalloc) => chain.slow.args[0],
-            _ => 0,
+        let call = || {
+            chain.call.map_or(0, |(function, [a, b, c])| match function.request(a, b, c) {
+                Request::Bytes(bytes) => bytes,
+                Request::Impossible | Request::Release | Request::Nothing => 0,
+            })
         };
-        let arena = chain.arena.map_or(0, |(_, bytes)| bytes);
-        call.max(slow).max(arena) >= self.filter.min_bytes && !self.finished()
+        let bytes = match chain.slow.role {
+            SlowRole::Sysmalloc if !self.wording.inlined(SlowRole::Sysmalloc) => chain.slow.args[0],
+            _ => chain.arena.map_or_else(call, |(_, bytes)| bytes),
+        };
+        bytes >= self.filter.min_bytes && !self.finished()
     }
 }
 

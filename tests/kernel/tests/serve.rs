@@ -26,15 +26,7 @@ fn work(busy: &mut Running, steps: usize) {
 #[test]
 fn a_ready_daemon_answers_every_documented_path() {
     let serving = Serving::start(&[]);
-    for path in [
-        "/healthz",
-        "/readyz",
-        "/v1/snapshot",
-        "/v1/processes",
-        "/v1/health",
-        "/metrics",
-        "/",
-    ] {
+    for path in ["/healthz", "/readyz", "/v1/snapshot", "/v1/processes", "/v1/health", "/metrics", "/"] {
         assert_eq!(serving.get(path).status, 200, "{path}");
     }
     let document = Document::parse(&serving.get("/v1/snapshot").body);
