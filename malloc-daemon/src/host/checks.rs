@@ -140,7 +140,11 @@ fn attaching(facts: &Facts) -> Check {
     const NAME: &str = "right to attach uprobes";
     let setting = |value: Option<i32>| value.map_or_else(|| "unset".to_owned(), |value| value.to_string());
     let found = format!("kernel.perf_event_paranoid={}", setting(facts.kernel.perf_event_paranoid));
-    needing(facts, NAME, found, &[Capability::Perfmon, Capability::SysAdmin], missing)
+    // A link for many sites asks for CAP_BPF and CAP_PERFMON; a perf event for one site asks for CAP_SYS_ADMIN too since
+    // CVE-2025-38466 (6.18, and back to 6.1 by the stable series).
+    let many = facts.kernel.version.is_some_and(|version| version >= MANY_PROBES_PER_LINK);
+    let rights: &[Capability] = if many { &[Capability::Perfmon] } else { &[Capability::Perfmon, Capability::SysAdmin] };
+    needing(facts, NAME, found, rights, missing)
 }
 
 fn other_processes(facts: &Facts) -> Check {
@@ -353,14 +357,23 @@ mod tests {
     }
 
     #[test]
-    fn without_sys_admin_neither_uprobes_attach_nor_tracefs_mounts() {
-        let lacks = spoilt(|facts| without(facts, Capability::SysAdmin));
-        assert_eq!(lacks, [("right to attach uprobes", Verdict::Missing), ("tracing file system", Verdict::Missing)]);
+    fn without_sys_admin_no_tracefs_mounts_and_on_old_kernels_no_uprobe_attaches() {
+        let release = |major, minor| {
+            spoilt(|facts| {
+                facts.kernel.version = Some(Version::series(major, minor));
+                facts.tracing = Tracing::NotMounted;
+                without(facts, Capability::SysAdmin);
+            })
+        };
+        assert_eq!(release(6, 10), [("tracing file system", Verdict::Missing)]);
+        let both = [("right to attach uprobes", Verdict::Missing), ("tracing file system", Verdict::Missing)];
+        assert_eq!(release(6, 9), both);
     }
 
     #[test]
     fn an_unprivileged_user_is_told_every_capability_by_name() {
         let mut facts = good();
+        facts.kernel.version = Some(Version::series(6, 1));
         facts.rights.capabilities = Capabilities(0);
         let remedies: String = checks(&facts).into_iter().filter_map(|check| check.remedy).collect();
         for name in ["CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_CHECKPOINT_RESTORE"] {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use kernel_tests::daemon::Serving;
 use kernel_tests::document::{Document, Image};
-use kernel_tests::process::Running;
+use kernel_tests::process::{Running, within_patience};
 use kernel_tests::truth::Truth;
 use kernel_tests::victim;
 use rustix::process::Signal;
@@ -101,6 +101,38 @@ fn the_threshold_of_an_older_process_is_read_from_its_memory() {
     assert_eq!(image.number("/threshold/bytes"), truth.threshold.bytes);
     assert_eq!(image.text("/threshold/mode"), "dynamic");
     assert_eq!(image.text("/threshold/source"), "memory", "nothing has happened in it since");
+}
+
+/// Starts a victim under the process number that another one had: the kernel gives out the number after the last.
+fn busy_again(pid: u32) -> Running {
+    let started = within_patience(|| {
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("the last number can be set");
+        let again = busy();
+        (again.pid() == pid).then_some(again)
+    });
+    started.unwrap_or_else(|| panic!("the number {pid} does not come again"))
+}
+
+// IDENT-1: a number used again is another process, with counts of its own.
+#[test]
+fn a_process_number_used_again_is_another_process() {
+    let serving = Serving::start(&["--depth", "call"]);
+    let mut first = busy();
+    let pid = first.pid();
+    work(&mut first, 4);
+    let counted = |rounds: u64| move |image: &Image| image.calls("malloc") >= rounds * ROUNDS;
+    let before = serving.image_when("five rounds of the first", pid, counted(5));
+    assert!(first.end().status.success());
+    let mut second = busy_again(pid);
+    let after = serving.image_when("the round of the second", pid, |image| {
+        image.0["start_time_ticks"] != before.0["start_time_ticks"] && counted(1)(image)
+    });
+    assert_eq!((before.calls("malloc"), after.calls("malloc")), (5 * ROUNDS, ROUNDS));
+    let document = Document::parse(&serving.get("/v1/snapshot").body);
+    let rows = document.0["processes"].as_array().expect("processes");
+    let own: Vec<_> = rows.iter().filter(|row| row["pid"] == pid).map(|row| row["ended"].clone()).collect();
+    assert_eq!(own, ["exited".into(), serde_json::Value::Null], "the first one stays for a while, apart");
+    work(&mut second, 1);
 }
 
 // The list has everything but the histograms; one process is whole.
