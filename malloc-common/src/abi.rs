@@ -201,8 +201,10 @@ pub struct Flight {
     pub brk_failed: u8,
     /// The function of `call`, 255: none.
     pub function: u8,
+    /// A chain was sent since that call (only while tracing).
+    pub chained: u8,
     /// Explicit padding.
-    pub pad: [u8; 7],
+    pub pad: [u8; 6],
 }
 
 /// [`Event::kind`]: a process runs another program now.
@@ -226,6 +228,9 @@ pub const EVENT_CROSSING: u32 = 6;
 pub const CHAIN_HAS_CALL: u64 = 1;
 /// `values[8]` of [`EVENT_CHAIN`]: the `_int_malloc` in `values[4..6]` encloses this chain.
 pub const CHAIN_HAS_ARENA: u64 = 2;
+
+/// `values[8]` of [`EVENT_CHAIN`]: the chain was noticed at a branch; `values[6..8]` are not its function's arguments.
+pub const CHAIN_AT_BRANCH: u64 = 4;
 
 /// A rare event, in the order in which it happened on its CPU.
 #[repr(C)]

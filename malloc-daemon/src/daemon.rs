@@ -86,6 +86,8 @@ fn nothing_yet() -> Snapshot {
         losses: Vec::new(),
         processes: Vec::new(),
         processes_dropped: 0,
+        raises: Vec::new(),
+        mappings: Vec::new(),
         probes: Vec::new(),
         cost: DaemonCost::default(),
     }

@@ -1,9 +1,10 @@
 /*
  * Works only when told: for each byte on standard input it makes 1000 rounds of malloc, calloc and two frees and
- * answers one byte. Whoever holds the pipes knows exactly how many calls fell between two moments. When the
+ * answers one byte; for the byte `c` it starts a child that executes another program, and waits for its end. Whoever holds the pipes knows exactly how many calls fell between two moments. When the
  * input closes it prints its account and ends.
  */
 #include "truth.h"
+#include <sys/wait.h>
 
 #define ROUNDS 1000
 
@@ -15,6 +16,18 @@ int main(void) {
             continue;
         if (got <= 0)
             break;
+        if (byte == 'c') {
+            pid_t child = fork();
+            if (child == 0) {
+                execl("/bin/true", "true", (char *)NULL);
+                _exit(127);
+            }
+            int status;
+            while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+                ;
+            t_write(1, ".", 1);
+            continue;
+        }
         for (size_t i = 0; i < ROUNDS; i++) {
             void *p = t_malloc(i * 3);
             t_free(t_calloc(2, i));

@@ -8,8 +8,8 @@
 //! and the system call must come from at most [`BRANCH_WINDOW`] bytes below.
 
 use crate::abi::{
-    BORN_EXEC, BORN_UNSEEN, Counter, EVENT_CROSSING, EVENT_EXEC, EVENT_EXIT, EVENT_RAISE, Event, Flight, Origin,
-    SLOT_EXITED, SLOT_REPLACED, Series, Syscall,
+    BORN_EXEC, BORN_UNSEEN, CHAIN_AT_BRANCH, Counter, EVENT_CROSSING, EVENT_EXEC, EVENT_EXIT, EVENT_RAISE, Event,
+    Flight, Origin, SLOT_EXITED, SLOT_REPLACED, Series, Syscall,
 };
 use crate::function::Request;
 use crate::loss::Loss;
@@ -158,6 +158,8 @@ pub fn call<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
             flight.function = f as u8;
             flight.call = r.arguments;
             flight.call_sp = r.sp;
+            flight.arena_sp = 0;
+            flight.chained = 0;
         });
     }
 }
@@ -190,7 +192,7 @@ pub fn slow<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
         });
     }
     if k.tracing() {
-        trace::chain(k, cookie, r);
+        trace::chain(k, cookie, r, 0);
     }
 }
 
@@ -218,6 +220,10 @@ pub fn branch<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
     });
     if !opened {
         k.add(slot, Counter::Unattributed, 1);
+    }
+    // A way to the kernel that passes no function with a probe of its own: what the build inlines, and resizing.
+    if k.tracing() && k.with_flight(k.tid(), |flight| flight.chained) == Some(0) {
+        trace::chain(k, cookie, r, CHAIN_AT_BRANCH);
     }
 }
 
@@ -279,7 +285,11 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
         }
     });
     let Some((origin, entered_ns, bytes, old_break, failed)) = entered else {
-        return k.lose(Loss::UnpairedReturn);
+        // A thread without a state was in this call when the probes came, or its loss is counted already.
+        if k.with_flight(k.tid(), |_| ()).is_some() {
+            k.lose(Loss::UnpairedReturn);
+        }
+        return;
     };
     let nanoseconds = now.saturating_sub(entered_ns);
     count(k, slot, Series::Latency(syscall), nanoseconds);
@@ -502,6 +512,7 @@ pub const fn empty_flight() -> Flight {
         origin: 0,
         brk_failed: 0,
         function: NO_FUNCTION,
-        pad: [0; 7],
+        chained: 0,
+        pad: [0; 6],
     }
 }

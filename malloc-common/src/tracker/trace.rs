@@ -13,11 +13,12 @@ pub(super) fn lifecycle<K: Kernel>(k: &K, kind: u32) {
 }
 
 #[inline(always)]
-pub(super) fn chain<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
-    let mut values = [0; 10];
+pub(super) fn chain<K: Kernel>(k: &K, cookie: Cookie, r: &Registers, flags: u64) {
+    let mut values = [0, 0, 0, 0, 0, 0, 0, 0, flags, 0];
     let mut chain = 0;
     super::on_flight(k, |flight| {
         flight.chain = flight.chain.wrapping_add(1);
+        flight.chained = 1;
         chain = flight.chain;
         values[0] = flight.function as u64;
         values[1] = flight.call[0];

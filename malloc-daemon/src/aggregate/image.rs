@@ -64,8 +64,7 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
     let probed_late = facts.depth > Depth::Syscall && facts.probed_since_ns > slot.first_ns;
     let losses = losses(slot);
     Process {
-        id: ProcessId { pid: slot.tgid, start_ns: slot.start_ns },
-        start_time_ticks: slot.start_ns / NANOSECONDS_PER_TICK,
+        id: ProcessId::of(slot),
         image_ns: slot.first_ns,
         // The kernel has the last word of an image that ended: what /proc said may be its successor's name.
         comm: facts.comm.clone().filter(|_| slot.end_ns == 0).unwrap_or_else(|| text(&slot.comm)),
@@ -114,9 +113,6 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
         },
     }
 }
-
-/// `/proc` counts in `USER_HZ`, which is 100 on x86-64 and aarch64.
-const NANOSECONDS_PER_TICK: u64 = 1_000_000_000 / 100;
 
 fn text(comm: &[u8; 16]) -> String {
     let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());

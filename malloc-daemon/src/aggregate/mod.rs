@@ -9,10 +9,11 @@ use malloc_common::loss;
 use crate::collect::{RawImage, RawSnapshot};
 
 mod image;
+pub mod incidents;
 pub mod model;
 
 pub use image::Facts;
-use model::{DaemonCost, Host, LossReason, Probe, Process, ProcessId, Snapshot, Window};
+use model::{DaemonCost, Host, LossReason, Mapping, Probe, Process, ProcessId, Raise, Snapshot, Window};
 
 /// What the daemon knows of a moment besides the rows.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,10 @@ pub struct Moment {
     pub window_since_ns: u64,
     /// The machine.
     pub host: Host,
+    /// Raises of thresholds, the oldest first.
+    pub raises: Vec<Arc<Raise>>,
+    /// Sampled mappings, the oldest first.
+    pub mappings: Vec<Arc<Mapping>>,
     /// Every probe.
     pub probes: Vec<Probe>,
     /// What the daemon costs.
@@ -65,7 +70,7 @@ impl Aggregate {
         let duration_ms = raw.now_ns.saturating_sub(moment.window_since_ns) / 1_000_000;
         let mut live: BTreeMap<ImageKey, Arc<Process>> = BTreeMap::new();
         for row in &raw.images {
-            let id = ProcessId { pid: row.slot.tgid, start_ns: row.slot.start_ns };
+            let id = ProcessId::of(&row.slot);
             let key = (id, row.slot.first_ns);
             let facts = facts(row);
             let process = Arc::new(image::process(row, &facts, raw.now_ns, moment.tracking_since_ns));
@@ -92,6 +97,8 @@ impl Aggregate {
             losses,
             processes: processes.into_iter().map(|(_, process)| process).collect(),
             processes_dropped: self.dropped,
+            raises: moment.raises,
+            mappings: moment.mappings,
             probes: moment.probes,
             cost: moment.cost,
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use malloc_common::abi::Origin;
+use malloc_common::abi::{Origin, Slot};
 use malloc_common::depth::Depth;
 use malloc_common::function::Function;
 use malloc_common::loss::Loss;
@@ -24,6 +24,10 @@ pub struct Snapshot {
     pub processes: Vec<Arc<Process>>,
     /// Images that were left out because the daemon keeps no more: counted, never silent.
     pub processes_dropped: u64,
+    /// Raises of the mmap threshold, the oldest first; the last [`INCIDENTS`] are kept.
+    pub raises: Vec<Arc<Raise>>,
+    /// Chunks that were mapped, with their stacks, as far as they were sampled; the last [`INCIDENTS`] are kept.
+    pub mappings: Vec<Arc<Mapping>>,
     /// Every probe and what became of it.
     pub probes: Vec<Probe>,
     /// What observing costs the daemon.
@@ -78,8 +82,20 @@ impl LossReason {
 pub struct ProcessId {
     /// Process id in the initial namespace.
     pub pid: u32,
-    /// Start of the process, nanoseconds since boot.
-    pub start_ns: u64,
+    /// Start of the process in clock ticks since boot, as in `/proc/PID/stat`.
+    pub start_ticks: u64,
+}
+
+/// `/proc` counts in `USER_HZ`, which is 100 on x86-64 and aarch64.
+pub const NANOSECONDS_PER_TICK: u64 = 1_000_000_000 / 100;
+
+impl ProcessId {
+    /// The process that a row counts for. The kernel knows the start to the nanosecond, `/proc` to the tick: the tick is
+    /// what both agree on.
+    #[must_use]
+    pub fn of(slot: &Slot) -> Self {
+        Self { pid: slot.tgid, start_ticks: slot.start_ns / NANOSECONDS_PER_TICK }
+    }
 }
 
 /// One image of a process: from `exec` (or fork, or when the daemon first saw it) to the next `exec` or the end.
@@ -87,8 +103,6 @@ pub struct ProcessId {
 pub struct Process {
     /// Who it is.
     pub id: ProcessId,
-    /// Start of the process in clock ticks since boot, as in `/proc/PID/stat`.
-    pub start_time_ticks: u64,
     /// When this image was first seen, nanoseconds since boot: tells images of one process apart.
     pub image_ns: u64,
     /// Name, as bytes turned to text with replacement characters; may hold anything: escape it.
@@ -319,4 +333,86 @@ pub struct DaemonCost {
     pub kernel_bytes: u64,
     /// Duration of the last collection, microseconds.
     pub collect_us: u64,
+}
+
+/// Raises kept, and mappings kept. 1,024 x about 4 KiB of named frames = 4 MiB each.
+pub const INCIDENTS: usize = 1024;
+
+/// A call stack, innermost first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stack {
+    /// Its frames.
+    pub frames: Vec<Frame>,
+    /// Why it ends where it does, when it does not end at the thread's start.
+    pub cut: Option<String>,
+}
+
+/// One frame of a stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// Function, demangled.
+    pub function: Option<String>,
+    /// File that holds the code.
+    pub module: Option<String>,
+    /// Offset in that file's addresses, bytes.
+    pub offset: Option<u64>,
+    /// Source file.
+    pub file: Option<String>,
+    /// Line in it.
+    pub line: Option<u32>,
+    /// The compiler put this function into the one below.
+    pub inlined: bool,
+}
+
+/// Someone raised the mmap threshold of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raise {
+    /// Which process.
+    pub id: ProcessId,
+    /// Its thread's name.
+    pub comm: String,
+    /// Thread.
+    pub tid: u32,
+    /// When, nanoseconds since boot.
+    pub ns: u64,
+    /// When, milliseconds since 1970.
+    pub unix_ms: u64,
+    /// Threshold before, bytes.
+    pub from_bytes: u64,
+    /// Threshold after, bytes.
+    pub to_bytes: u64,
+    /// The chunk whose free raised it, bytes; `None`: the raise was seen later, at another event of the process, and
+    /// who raised it is not known.
+    pub chunk_bytes: Option<u64>,
+    /// Who freed it; `None` while it is being named, or when the cause is not known.
+    pub stack: Option<Arc<Stack>>,
+    /// Who last mapped a chunk of that size, if a sampled mapping was one.
+    pub mapped_by: Option<Arc<Stack>>,
+}
+
+/// A chunk that `malloc` mapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Which process.
+    pub id: ProcessId,
+    /// Its thread's name.
+    pub comm: String,
+    /// Thread.
+    pub tid: u32,
+    /// When, nanoseconds since boot.
+    pub ns: u64,
+    /// When, milliseconds since 1970.
+    pub unix_ms: u64,
+    /// Bytes mapped.
+    pub bytes: u64,
+    /// `nb` of its `sysmalloc`; 0: not seen.
+    pub nb: u64,
+    /// Nanoseconds in `mmap`.
+    pub mmap_ns: u64,
+    /// Which crossing of the process it is, from 1.
+    pub nth: u64,
+    /// How many crossings it stands for: itself and those since the last one that was sampled.
+    pub weight: u64,
+    /// Who asked for it; `None` while it is being named.
+    pub stack: Option<Arc<Stack>>,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use malloc_common::abi::{EVENT_CHAIN, EVENT_SYSCALL, Origin, Syscall};
+use malloc_common::abi::{CHAIN_HAS_CALL, EVENT_CHAIN, EVENT_SYSCALL, Origin, Syscall};
 use malloc_common::depth::Depth;
 use malloc_common::function::Function::{self, Calloc, Free, Malloc, PosixMemalign, Realloc};
 use malloc_common::loss::Loss;
@@ -404,6 +404,42 @@ fn a_traced_chain_carries_the_arguments_that_the_steps_had() {
     let syscall = events.iter().find(|e| e.kind == EVENT_SYSCALL).expect("its system call");
     assert_eq!(&syscall.values[..8], &[0, 1_052_672, 3, 34, u64::MAX, 0, MAPPED, 1_000]);
     assert_eq!(syscall.chain, chain.chain);
+}
+
+#[test]
+fn a_chain_does_not_claim_the_arena_of_an_earlier_call() {
+    // HONEST-1
+    let sim = Sim::new(Room::default(), None);
+    sim.tracing.set(true);
+    sim.run(42, 42).call(Malloc, [1 << 20, 0, 0]).push(64).arena(1 << 20).push(-64);
+    sim.call(Free, [MAPPED, 0, 0]).push(200).slow(Role::MunmapChunk, [MAPPED, 0, 0]);
+    let events = sim.events.borrow();
+    let chain = events.iter().find(|e| e.kind == EVENT_CHAIN).expect("a chain");
+    assert_eq!(chain.values[8] & 0xff, CHAIN_HAS_CALL, "free, and nothing of the malloc before it");
+}
+
+#[test]
+fn a_resize_begins_a_chain_of_its_own() {
+    let sim = Sim::new(Room::default(), None);
+    sim.tracing.set(true);
+    sim.run(42, 42).call(Malloc, [1 << 20, 0, 0]).slow(Role::Sysmalloc, [1_048_592, 0x7f00, 0]);
+    sim.branch(Role::MapChunk, 0).syscall(Syscall::Mmap, map_args(1_052_672), MAPPED).push(-8);
+    sim.call(Realloc, [MAPPED, 2 << 20, 0]).branch(Role::RemapChunk, MAPPED);
+    sim.syscall(Syscall::Mremap, [MAPPED, 1_052_672, 2_101_248, 1, 0, 0], MAPPED);
+    let events = sim.events.borrow();
+    let chains: Vec<_> = events.iter().filter(|e| e.kind == EVENT_CHAIN).map(|e| (e.chain, e.values[0])).collect();
+    assert_eq!(chains, [(1, Malloc as u64), (2, Realloc as u64)]);
+    let syscalls: Vec<_> = events.iter().filter(|e| e.kind == EVENT_SYSCALL).map(|e| e.chain).collect();
+    assert_eq!(syscalls, [1, 2]);
+}
+
+#[test]
+fn a_system_call_under_way_when_the_probes_come_is_no_loss() {
+    let mut sim = Sim::new(Room::default(), None);
+    sim.run(42, 42).leave(Syscall::Mmap, MAPPED).syscall(Syscall::Mmap, map_args(4096), MAPPED);
+    let snapshot = snapshot(&mut sim);
+    assert!(snapshot.complete, "{:?}", snapshot.losses);
+    assert_eq!(snapshot.processes[0].syscalls.mmap.calls, 1);
 }
 
 #[test]

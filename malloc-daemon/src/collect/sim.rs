@@ -209,6 +209,8 @@ impl Sim {
         let gone = self.task(|task| task.threads) == 0;
         tracker::exit(self);
         if gone {
+            // A number is not given out again within one clock tick.
+            self.now.set(self.now.get() + 10_000_000);
             self.tasks.borrow_mut().remove(&tgid);
         }
         self

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -11,7 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::subject::{Ended, Gated, Signals, forward, handle, probe_command, shell_status, watch};
 use super::{INCOMPLETE, recording, stderr_style, stdout_style, write_output};
-use crate::aggregate::model::{End, Snapshot};
+use crate::aggregate::model::{End, Process, Snapshot};
 use crate::cli::{Format, Record};
 use crate::observe::{Observer, Selection};
 use crate::report::{json, text};
@@ -89,7 +90,7 @@ fn command(args: &Record, signals: &mut Signals, deadline: Option<Instant>) -> a
         observer.expect(pid, key);
     }
     let process = handle(pid)?;
-    observer.choose(pid)?;
+    observer.follow(pid)?;
     let mut child = gated.open()?;
     loop {
         match watch_and_collect(&mut observer, Some(process.as_fd()), signals, deadline)? {
@@ -113,11 +114,11 @@ fn command(args: &Record, signals: &mut Signals, deadline: Option<Instant>) -> a
 
 /// Leaves out the image that waited behind the gate: it is this program, not the command.
 fn without_gate(mut snapshot: Snapshot, pid: u32) -> Snapshot {
-    let first = snapshot.processes.iter().position(|process| process.id.pid == pid);
-    if let Some(first) = first
+    let own = |process: &Arc<Process>| process.id.pid == pid;
+    if let Some(first) = snapshot.processes.iter().position(own)
         && snapshot.processes[first].ended == Some(End::Replaced)
         && !snapshot.processes[first].exec_seen
-        && snapshot.processes.get(first + 1).is_some_and(|next| next.id == snapshot.processes[first].id)
+        && snapshot.processes.iter().filter(|process| own(process)).count() > 1
     {
         snapshot.processes.remove(first);
         snapshot.complete = snapshot.losses.is_empty() && snapshot.processes.iter().all(|process| process.complete);

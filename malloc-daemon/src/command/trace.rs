@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use malloc_common::abi::{
-    CHAIN_HAS_ARENA, CHAIN_HAS_CALL, EVENT_CHAIN, EVENT_EXEC, EVENT_SYSCALL, Event, Origin, Syscall,
+    CHAIN_AT_BRANCH, CHAIN_HAS_ARENA, CHAIN_HAS_CALL, EVENT_CHAIN, EVENT_EXEC, EVENT_SYSCALL, Event, Origin, Syscall,
 };
 use malloc_common::depth::Depth;
 use malloc_common::site::{Cookie, Role};
@@ -33,7 +33,6 @@ struct Words {
     boot_time_of_day_ns: i128,
     /// Address of `main_arena` by process, filled as chains come.
     main_arenas: Rc<RefCell<HashMap<u32, u64>>>,
-    without: Vec<SlowRole>,
 }
 
 /// Processes whose arena is remembered.
@@ -47,10 +46,6 @@ impl Wording for Words {
 
     fn main_arena(&self, tgid: u32) -> Option<u64> {
         self.main_arenas.borrow().get(&tgid).copied()
-    }
-
-    fn inlined(&self, role: SlowRole) -> bool {
-        self.without.contains(&role)
     }
 }
 
@@ -90,7 +85,7 @@ pub fn run(args: &Trace) -> anyhow::Result<ExitCode> {
             let pid = gated.pid();
             let process = handle(pid)?;
             let mut session = Session::new(args, &observer, key, Some(pid));
-            observer.choose(pid)?;
+            observer.follow(pid)?;
             let mut child = gated.open()?;
             loop {
                 match session.watch(&mut observer, process.as_fd(), &mut signals, &|_| true)? {
@@ -109,19 +104,8 @@ pub fn run(args: &Trace) -> anyhow::Result<ExitCode> {
 
 impl Session {
     fn new(args: &Trace, observer: &Observer, key: Option<FileKey>, gated: Option<u32>) -> Self {
-        let has = |role| key.is_none_or(|key| observer.has_probe(&key, role));
-        let roles = [
-            (SlowRole::Sysmalloc, Role::Sysmalloc),
-            (SlowRole::MunmapChunk, Role::MunmapChunk),
-            (SlowRole::Systrim, Role::Systrim),
-            (SlowRole::NewHeap, Role::NewHeap),
-        ];
         let main_arenas = Rc::new(RefCell::new(HashMap::new()));
-        let words = Words {
-            boot_time_of_day_ns: boot_time_of_day_ns(),
-            main_arenas: Rc::clone(&main_arenas),
-            without: roles.into_iter().filter(|(_, role)| !has(*role)).map(|(slow, _)| slow).collect(),
-        };
+        let words = Words { boot_time_of_day_ns: boot_time_of_day_ns(), main_arenas: Rc::clone(&main_arenas) };
         Self {
             tracer: Tracer::new(words, Filter { min_bytes: args.min_bytes, count: args.count }),
             main_arenas,
@@ -183,11 +167,13 @@ impl Session {
         match event.kind {
             EVENT_CHAIN => {
                 let role = match Cookie(v[8] >> 8 & 0xff).role()? {
-                    Role::Sysmalloc => SlowRole::Sysmalloc,
-                    Role::MunmapChunk => SlowRole::MunmapChunk,
-                    Role::Systrim => SlowRole::Systrim,
-                    Role::NewHeap => SlowRole::NewHeap,
-                    _ => return None,
+                    Role::Sysmalloc | Role::MapChunk | Role::MapFallback | Role::Grow => SlowRole::Sysmalloc,
+                    Role::MunmapChunk | Role::UnmapChunk => SlowRole::MunmapChunk,
+                    Role::Systrim | Role::Trim => SlowRole::Systrim,
+                    Role::NewHeap | Role::MapHeap => SlowRole::NewHeap,
+                    Role::RemapChunk => SlowRole::MremapChunk,
+                    Role::UnmapHeap => SlowRole::HeapTrim,
+                    Role::Call(_) | Role::Transfer(_) | Role::Arena => return None,
                 };
                 let mut arenas = self.main_arenas.borrow_mut();
                 if let (Some(distance), true, true) = (self.arena_distance, v[9] != 0, arenas.len() < ARENAS) {
@@ -202,7 +188,7 @@ impl Session {
                     ns: event.ns,
                     call: function.map(|function| (function, [v[1], v[2], v[3]])),
                     arena: (v[8] & CHAIN_HAS_ARENA != 0).then_some((v[4], v[5])),
-                    slow: Slow { role, args: [v[6], v[7]] },
+                    slow: Slow { role, args: (v[8] & CHAIN_AT_BRANCH == 0).then_some([v[6], v[7]]) },
                 }))
             }
             EVENT_SYSCALL => Some(ChainStep::Syscall(Return {

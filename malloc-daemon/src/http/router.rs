@@ -77,8 +77,7 @@ impl Door {
 
 async fn admit(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
     if !door.admits(&request) {
-        let message =
-            "this name is not one of the daemon's: use 127.0.0.1 or localhost, or allow it in the configuration";
+        let message = "this name is not one of the daemon's: ask for 127.0.0.1, [::1] or localhost";
         return failure(StatusCode::MISDIRECTED_REQUEST, "misdirected", message);
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {

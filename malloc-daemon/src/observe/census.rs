@@ -132,9 +132,9 @@ impl Census {
     /// What is known of an image. `depth` is how deep it was meant to be probed.
     pub fn facts(&self, row: &RawImage, files: &Files, depth: Depth) -> Facts {
         let (slot, counted) = (&row.slot, counted_in_user_space(row));
-        let id = ProcessId { pid: slot.tgid, start_ns: slot.start_ns };
+        let id = ProcessId::of(slot);
         let end_ns = slot.end_ns;
-        let ticks = id.start_ns / 10_000_000;
+        let ticks = id.start_ticks;
         // An image that began unseen was there before its first event; one that began with an exec was another then.
         let since_ns = if slot.born == BORN_EXEC { slot.first_ns } else { 0 };
         let reading = self.readings.get(&id.pid).and_then(|all| {

@@ -42,6 +42,7 @@ struct Attachment {
     scope: Scope,
     depth: Depth,
     since_ns: u64,
+    sites: usize,
     links: Option<Attached>,
     broken: Option<String>,
 }
@@ -119,21 +120,24 @@ impl Files {
         Ok(key)
     }
 
-    /// Attaches a file's probes up to `depth`, those that are not attached yet.
+    /// Attaches a file's probes up to `depth`, those that are not attached yet. A probe that counts for all processes
+    /// takes the place of those that count for one: both would fire, and one call would count twice.
     pub fn attach(&mut self, object: &mut Object, key: &FileKey, scope: Scope, depth: Depth) {
-        let Some(probed) = self.probed.get_mut(key) else { return };
-        let held = |scope: Scope| probed.attachments.iter().filter(|a| a.scope == scope).map(|a| a.depth).max();
-        let covered = held(Scope::AllProcesses).max(held(scope)).unwrap_or(Depth::Syscall);
-        if depth <= covered || probed.overwritten {
+        let Some(probed) = self.probed.get_mut(key).filter(|probed| !probed.overwritten) else { return };
+        let shared = probed.attached(Scope::AllProcesses);
+        let covered = shared.max(probed.attached(scope));
+        if depth <= covered {
             return;
         }
-        let hooks = probed.located.hooks.iter().filter(|hook| hook.depth > covered && hook.depth <= depth);
-        let probes = FileProbes { file: probed.file.attach_path(), programs: programs(hooks), scope };
-        let (links, broken) = match attach_file(object, &probes) {
-            Ok(links) => (Some(links), None),
-            Err(error) => (None, Some(error.to_string())),
-        };
-        probed.attachments.push(Attachment { scope, depth, since_ns: boot_ns(), links, broken });
+        let mut deeper = Vec::new();
+        if scope == Scope::AllProcesses {
+            deeper = probed.attachments.iter().filter(|a| a.scope != scope).map(|a| (a.scope, a.depth)).collect();
+            probed.attachments.retain(|a| a.scope == scope);
+        }
+        probed.attach(object, scope, covered, depth);
+        for (scope, deeper) in deeper.into_iter().filter(|(_, deeper)| *deeper > depth) {
+            probed.attach(object, scope, depth, deeper);
+        }
     }
 
     /// Lets go of probes that count for a process that ended.
@@ -167,9 +171,8 @@ impl Files {
                     Scope::AllProcesses => String::new(),
                     Scope::Process(pid) => format!(" of process {pid}"),
                 };
-                let sites = probed.located.hooks.iter().filter(|hook| hook.depth <= a.depth).count();
                 let verdict = a.broken.clone().map_or(Verdict::Attached, Verdict::Broken);
-                all.push(Probe { name: format!("{path}{whom} ({sites} sites)"), depth: a.depth, verdict });
+                all.push(Probe { name: format!("{path}{whom} ({} sites)", a.sites), depth: a.depth, verdict });
             }
             for missing in &probed.located.missing {
                 let verdict = Verdict::Unsupported(missing.why.clone());
@@ -191,6 +194,23 @@ impl Files {
 }
 
 impl ProbedFile {
+    /// How deep the probes of a scope go.
+    fn attached(&self, scope: Scope) -> Depth {
+        let depths = self.attachments.iter().filter(|a| a.scope == scope).map(|a| a.depth);
+        depths.max().unwrap_or(Depth::Syscall)
+    }
+
+    fn attach(&mut self, object: &mut Object, scope: Scope, covered: Depth, depth: Depth) {
+        let hooks = || self.located.hooks.iter().filter(|hook| hook.depth > covered && hook.depth <= depth);
+        let probes = FileProbes { file: self.file.attach_path(), programs: programs(hooks()), scope };
+        let sites = hooks().count();
+        let (links, broken) = match attach_file(object, &probes) {
+            Ok(links) => (Some(links), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        self.attachments.push(Attachment { scope, depth, since_ns: boot_ns(), sites, links, broken });
+    }
+
     /// How deep a process that uses this file is probed, since when, and what of that is not measured.
     pub fn measures(&self, pid: u32) -> (Depth, u64, Vec<(Depth, String)>) {
         let mine = |a: &&Attachment| a.scope == Scope::AllProcesses || a.scope == Scope::Process(pid);

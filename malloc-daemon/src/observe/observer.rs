@@ -5,11 +5,10 @@ use std::path::Path;
 
 use malloc_common::abi::{EVENT_EXEC, Event};
 use malloc_common::depth::Depth;
-use malloc_common::site::Role;
 
 use super::census::{Census, Found, Serving, read_threshold};
 use super::files::{FileRefused, Files};
-use crate::aggregate::model::{DaemonCost, Host, Probe, Snapshot, Verdict};
+use crate::aggregate::model::{DaemonCost, Host, NANOSECONDS_PER_TICK, Probe, Snapshot, Verdict};
 use crate::aggregate::{Aggregate, Keep, Moment};
 use crate::collect::{BpfCollector, CollectError, Collector, EventSource, Events, RawImage, boot_ns};
 use crate::host::file::{FileKey, Root, TargetFile, open_in_root};
@@ -65,8 +64,6 @@ pub enum StartError {
 
 /// When a process is looked at after its `exec`, until its allocator is known: its loader maps the libraries meanwhile.
 const LOOK_AFTER_NS: [u64; 4] = [0, 3_000_000, 50_000_000, 500_000_000];
-/// `/proc` counts in `USER_HZ`, which is 100 on x86-64 and aarch64.
-const NANOSECONDS_PER_TICK: u64 = 10_000_000;
 /// Processes waiting for such a look; more are found by the next collection.
 const LOOKS: usize = 1024;
 /// Looks between two waits: a machine that starts a thousand programs a second is not followed one by one.
@@ -96,6 +93,8 @@ pub struct Observer {
     aggregate: Aggregate,
     tracking_since_ns: u64,
     window_since_ns: u64,
+    /// New processes get probes, too.
+    follows: bool,
     host: Host,
     looks: VecDeque<Look>,
     last_collect_us: u64,
@@ -167,6 +166,7 @@ impl Observer {
             aggregate: Aggregate::new(options.keep),
             tracking_since_ns: boot_ns(),
             window_since_ns: boot_ns(),
+            follows: options.selection == Selection::Everything,
             host: Host { kernel: kernel.release, cpus: u32::try_from(kernel.online_cpus).unwrap_or(u32::MAX) },
             looks: VecDeque::new(),
             last_collect_us: 0,
@@ -174,7 +174,7 @@ impl Observer {
         })
     }
 
-    /// Counts a process and, from now on, its children: the window begins.
+    /// Counts a process that runs already and, from now on, its children: the window begins.
     ///
     /// # Errors
     ///
@@ -184,6 +184,23 @@ impl Observer {
         self.window_since_ns = boot_ns();
         self.adopt(Pid(pid));
         Ok(())
+    }
+
+    /// Counts a process that is about to become the command, with its children; whatever allocator these bring is
+    /// probed for all its users.
+    ///
+    /// # Errors
+    ///
+    /// The map is full.
+    pub fn follow(&mut self, pid: u32) -> Result<(), LoadError> {
+        self.follows = true;
+        self.window_since_ns = boot_ns();
+        self.targets.choose(pid)
+    }
+
+    /// What is attached to an allocator that a followed process brings.
+    fn attach_new(&self) -> Option<(Scope, Depth)> {
+        self.follows.then_some((Scope::AllProcesses, self.options.depth))
     }
 
     /// Probes a file for all its users, when it holds an allocator; returns its key.
@@ -268,8 +285,7 @@ impl Observer {
                 self.looks.push_back(look);
                 continue;
             }
-            // For all users of the file: processes that are chosen are told apart in the kernel.
-            let found = self.serving(look.pid, Some((Scope::AllProcesses, self.options.depth)));
+            let found = self.serving(look.pid, self.attach_new());
             let files = &self.files;
             let known = matches!(found, Ok(Some(_)));
             self.census.look(look.pid, &mut |_| found.clone(), &|serving, pid| threshold(files, serving, pid));
@@ -293,6 +309,8 @@ impl Observer {
         let ended: Vec<u32> = raw.images.iter().filter(|row| row.slot.end_ns != 0).map(|row| row.slot.tgid).collect();
         self.renew(&raw.images);
         let moment = Moment {
+            raises: Vec::new(),
+            mappings: Vec::new(),
             unix_ms: unix_ms(),
             tracking_since_ns: self.tracking_since_ns,
             window_since_ns: self.window_since_ns,
@@ -311,8 +329,7 @@ impl Observer {
     }
 
     fn renew(&mut self, images: &[RawImage]) {
-        let attach =
-            (self.options.selection == Selection::Everything).then_some((Scope::AllProcesses, self.options.depth));
+        let attach = self.attach_new();
         let Self { census, files, object, .. } = self;
         // Two borrows of the files are never held at once: the first closure ends before the second runs.
         let files = std::cell::RefCell::new(files);
@@ -371,12 +388,6 @@ impl Observer {
     pub fn arena_distance(&self, key: &FileKey) -> Option<u64> {
         let located = &self.files.get(key)?.located;
         Some(located.main_arena?.wrapping_sub(located.mp?.vaddr))
-    }
-
-    /// Whether a file has a probe of that role.
-    #[must_use]
-    pub fn has_probe(&self, key: &FileKey, role: Role) -> bool {
-        self.files.get(key).is_some_and(|probed| probed.located.hooks.iter().any(|hook| hook.role == role))
     }
 
     /// How many groups of probes are attached to files.

@@ -13,8 +13,7 @@ use crate::aggregate::model::*;
 /// Half a million `malloc`s, one crossing: every level measured.
 pub(crate) fn sqlite() -> Process {
     Process {
-        id: ProcessId { pid: 4242, start_ns: 1_234_560_000_000 },
-        start_time_ticks: 123_456,
+        id: ProcessId { pid: 4242, start_ticks: 123_456 },
         image_ns: 1_234_560_000_100,
         comm: "sqlite3".to_owned(),
         exe: Some("/usr/bin/sqlite3".to_owned()),
@@ -65,8 +64,7 @@ pub(crate) fn sqlite() -> Process {
 /// Tracepoints only: who in the process asked is not known.
 pub(crate) fn at_depth_syscall() -> Process {
     Process {
-        id: ProcessId { pid: 77, start_ns: 990_000_000 },
-        start_time_ticks: 99,
+        id: ProcessId { pid: 77, start_ticks: 99 },
         image_ns: 991_000_000,
         comm: "java".to_owned(),
         exe: None,
@@ -88,7 +86,7 @@ pub(crate) fn at_depth_syscall() -> Process {
 /// A name chosen to harm whoever reads it.
 pub(crate) fn hostile() -> Process {
     Process {
-        id: ProcessId { pid: 666, start_ns: 1_500_000_000_000 },
+        id: ProcessId { pid: 666, start_ticks: 150_000 },
         comm: "\x1b[2J\"}\n\u{202e}\\".to_owned(),
         exe: Some("/tmp/\x07\u{9b}31m\u{2028}\"x".to_owned()),
         ..sqlite()
@@ -126,6 +124,8 @@ pub(crate) fn snapshot(processes: Vec<Process>) -> Snapshot {
         losses: Vec::new(),
         processes: processes.into_iter().map(Arc::new).collect(),
         processes_dropped: 0,
+        raises: Vec::new(),
+        mappings: Vec::new(),
         probes: vec![Probe { name: "enter_mmap".to_owned(), depth: Depth::Syscall, verdict: Verdict::Attached }],
         cost: DaemonCost { cpu_ms: 120, resident_bytes: 12_000_000, kernel_bytes: 40_000_000, collect_us: 900 },
     }

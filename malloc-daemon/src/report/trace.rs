@@ -54,8 +54,8 @@ pub struct Chain {
 pub struct Slow {
     /// Which.
     pub role: SlowRole,
-    /// What it was called with; meaningless where the build inlines it.
-    pub args: [u64; 2],
+    /// What it was called with; `None` where its entry was not seen because the build inlines it.
+    pub args: Option<[u64; 2]>,
 }
 
 /// The slow-path functions.
@@ -69,6 +69,10 @@ pub enum SlowRole {
     Systrim,
     /// `new_heap(size, top_pad)`
     NewHeap,
+    /// `mremap_chunk(p, new_size)`
+    MremapChunk,
+    /// `heap_trim(heap, pad)` and `shrink_heap`
+    HeapTrim,
 }
 
 /// A system call of the allocator that returned.
@@ -246,8 +250,8 @@ impl<W: Wording> Tracer<W> {
                 Request::Impossible | Request::Release | Request::Nothing => 0,
             })
         };
-        let bytes = match chain.slow.role {
-            SlowRole::Sysmalloc if !self.wording.inlined(SlowRole::Sysmalloc) => chain.slow.args[0],
+        let bytes = match (chain.slow.role, chain.slow.args) {
+            (SlowRole::Sysmalloc, Some([nb, _])) => nb,
             _ => chain.arena.map_or_else(call, |(_, bytes)| bytes),
         };
         bytes >= self.filter.min_bytes && !self.finished()

@@ -48,6 +48,22 @@ fn exactly_the_calls_while_attached_are_counted() {
     image.assert_sums();
 }
 
+// COUNT-1, IDENT-1: a child that executes another program with the same libc brings no second probe to its parent.
+#[test]
+fn a_child_that_executes_a_program_does_not_double_its_parents_calls() {
+    let mut busy = busy();
+    let pid = busy.pid();
+    let attached = Attached::to(pid);
+    work(&mut busy, 2);
+    busy.write(b"ccc");
+    assert_eq!(busy.read(3), b"...");
+    work(&mut busy, 3);
+    let (ended, document) = attached.interrupt();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    let image = document.image(pid, "busy");
+    assert_eq!((image.calls("malloc"), image.calls("calloc")), (5 * ROUNDS, 5 * ROUNDS));
+}
+
 // SAFE-1: an orderly end takes every probe out.
 #[test]
 fn a_recording_that_ends_leaves_no_probe() {

@@ -157,4 +157,9 @@ fn health_tells_verdicts_and_losses() {
     let probes = health["probes"].as_array().expect("probes");
     assert!(!probes.is_empty() && probes.iter().all(|probe| probe["verdict"].is_string()), "{health}");
     assert!(health["losses"].is_array(), "{health}");
+    let daemon = &health["daemon"];
+    for figure in ["cpu_ms", "resident_bytes", "kernel_bytes", "collect_us"] {
+        assert!(daemon[figure].is_u64(), "{figure}: {health}");
+    }
+    assert!(daemon["resident_bytes"].as_u64() > Some(1 << 20), "{health}");
 }

@@ -42,7 +42,7 @@ pub(super) fn every_reason() -> impl Iterator<Item = LossReason> {
 pub(super) fn process(process: &Process) -> doc::Process<'_> {
     doc::Process {
         pid: process.id.pid,
-        start_time_ticks: process.start_time_ticks,
+        start_time_ticks: process.id.start_ticks,
         comm: text(&process.comm),
         exe: maybe(process.exe.as_deref()),
         cgroup: maybe(process.cgroup.as_deref()),
@@ -73,7 +73,7 @@ pub(super) fn listed(process: &Process) -> doc::ListedProcess<'_> {
     let calls = &process.syscalls;
     doc::ListedProcess {
         pid: process.id.pid,
-        start_time_ticks: process.start_time_ticks,
+        start_time_ticks: process.id.start_ticks,
         comm: text(&process.comm),
         exe: maybe(process.exe.as_deref()),
         cgroup: maybe(process.cgroup.as_deref()),

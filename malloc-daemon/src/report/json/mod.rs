@@ -46,7 +46,7 @@ pub fn process_list(snapshot: &Snapshot) -> document::ProcessList<'_> {
 pub fn one_process(snapshot: &Snapshot, pid: u32) -> Option<document::OneProcess<'_>> {
     let images = || snapshot.processes.iter().filter(move |process| process.id.pid == pid);
     let newest = images().max_by_key(|process: &&std::sync::Arc<Process>| {
-        (process.ended.is_none(), process.id.start_ns, process.image_ns)
+        (process.ended.is_none(), process.id.start_ticks, process.image_ns)
     })?;
     Some(document::OneProcess {
         schema_version: SCHEMA_VERSION,

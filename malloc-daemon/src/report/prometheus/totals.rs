@@ -218,7 +218,7 @@ mod tests {
         let mut totals = Totals::default();
         fed(&mut totals, 1, vec![process(1, "a", 5)]);
         let mut again = process(1, "a", 2);
-        again.id.start_ns += 1;
+        again.id.start_ticks += 1;
         fed(&mut totals, 2, vec![again]);
         assert_eq!(crossings(&totals, "a"), Some(7));
     }

@@ -71,7 +71,7 @@ fn rare_mappings_have_a_line_only_when_there_are_any() {
 fn the_busiest_come_first_and_the_rest_is_counted() {
     let processes = (0..25u32).map(|index| {
         let mut process = sample::sqlite();
-        process.id = ProcessId { pid: 100 + index, start_ns: 1 };
+        process.id = ProcessId { pid: 100 + index, start_ticks: 1 };
         process.funnel.call = Some(Count { calls: 1 + u64::from(index), bytes: 1 });
         process
     });

@@ -14,9 +14,6 @@ pub trait Wording {
 
     /// The address of `main_arena` in that process, when it is known.
     fn main_arena(&self, tgid: u32) -> Option<u64>;
-
-    /// The build of the libc has no function of that name of its own, so no arguments were seen.
-    fn inlined(&self, role: SlowRole) -> bool;
 }
 
 /// Header and steps down to the slow path.
@@ -88,21 +85,22 @@ fn call_arguments(function: Function, [a, b, c]: [u64; 3]) -> String {
     }
 }
 
-fn slow(wording: &impl Wording, tgid: u32, Slow { role, args: [a, b] }: Slow) -> String {
+fn slow(wording: &impl Wording, tgid: u32, Slow { role, args }: Slow) -> String {
     let name = match role {
         SlowRole::Sysmalloc => "sysmalloc",
         SlowRole::MunmapChunk => "munmap_chunk",
         SlowRole::Systrim => "systrim",
         SlowRole::NewHeap => "new_heap",
+        SlowRole::MremapChunk => "mremap_chunk",
+        SlowRole::HeapTrim => "heap_trim",
     };
-    if wording.inlined(role) {
-        return format!("  -> {name}  (inlined in this build)\n");
-    }
+    let Some([a, b]) = args else { return format!("  -> {name}  (inlined in this build)\n") };
     let arguments = match role {
         SlowRole::Sysmalloc => format!("nb={a}, av={}", arena(wording, tgid, b)),
-        SlowRole::MunmapChunk => format!("p={a:#x}"),
+        SlowRole::MunmapChunk | SlowRole::MremapChunk => format!("p={a:#x}"),
         SlowRole::Systrim => format!("pad={a}, av={}", arena(wording, tgid, b)),
         SlowRole::NewHeap => format!("size={a}, top_pad={b}"),
+        SlowRole::HeapTrim => format!("heap={a:#x}, pad={b}"),
     };
     format!("  -> {name} ({arguments})\n")
 }

@@ -16,26 +16,18 @@ impl Wording for Known {
     fn main_arena(&self, _tgid: u32) -> Option<u64> {
         Some(0x7f2e_fffc_ace0)
     }
-
-    fn inlined(&self, _role: SlowRole) -> bool {
-        false
-    }
 }
 
-/// A libc that inlines its slow path and has no symbols.
-struct Inlined;
+/// A libc without symbols.
+struct Stripped;
 
-impl Wording for Inlined {
+impl Wording for Stripped {
     fn time_of_day(&self, ns: u64) -> u64 {
         ns
     }
 
     fn main_arena(&self, _tgid: u32) -> Option<u64> {
         None
-    }
-
-    fn inlined(&self, _role: SlowRole) -> bool {
-        true
     }
 }
 
@@ -48,7 +40,7 @@ fn crossing(tid: u32, chain: u32, ns: u64) -> Chain {
         ns,
         call: Some((Function::Malloc, [1_048_576, 0, 0])),
         arena: Some((0x7f2e_fffc_ace0, 1_048_576)),
-        slow: Slow { role: SlowRole::Sysmalloc, args: [1_048_592, 0x7f2e_fffc_ace0] },
+        slow: Slow { role: SlowRole::Sysmalloc, args: Some([1_048_592, 0x7f2e_fffc_ace0]) },
     }
 }
 
@@ -103,19 +95,22 @@ fn every_kind_of_chain_has_its_words() {
         [
             ChainStep::Chain(Chain {
                 call: free,
-                slow: Slow { role: SlowRole::MunmapChunk, args: [0x7f2e_feb0_0000, 0] },
+                slow: Slow { role: SlowRole::MunmapChunk, args: Some([0x7f2e_feb0_0000, 0]) },
                 ..base(1)
             }),
             call(1, Syscall::Munmap, [0x7f2e_feb0_0000, 1_052_672, 0, 0, 0, 0], 0),
             ChainStep::Chain(Chain {
                 call: free,
-                slow: Slow { role: SlowRole::Systrim, args: [131_072, 0x7f2e_fffc_ace0] },
+                slow: Slow { role: SlowRole::Systrim, args: Some([131_072, 0x7f2e_fffc_ace0]) },
                 ..base(2)
             }),
             call(2, Syscall::Brk, [0x5555_0000, 0, 0, 0, 0, 0], 0x5555_0000),
             ChainStep::Chain(Chain { call: realloc, ..base(3) }),
             call(3, Syscall::Mremap, [0x7f2e_feb0_0000, 1_052_672, 2_002_944, 1, 0, 0], 0x7f2e_fe00_0000),
-            ChainStep::Chain(Chain { slow: Slow { role: SlowRole::NewHeap, args: [135_168, 131_072] }, ..base(4) }),
+            ChainStep::Chain(Chain {
+                slow: Slow { role: SlowRole::NewHeap, args: Some([135_168, 131_072]) },
+                ..base(4)
+            }),
             call(4, Syscall::Mmap, [0, 134_217_728, 0, 16_418, u64::from(u32::MAX), 0], -12),
         ],
     );
@@ -124,8 +119,9 @@ fn every_kind_of_chain_has_its_words() {
 
 #[test]
 fn an_inlined_step_is_named_and_not_invented() {
-    let mut tracer = Tracer::new(Inlined, Filter::default());
-    let out = run(&mut tracer, [ChainStep::Chain(crossing(7, 1, T)), ChainStep::Syscall(mmap(7, 1, T, MAPPED))]);
+    let mut tracer = Tracer::new(Stripped, Filter::default());
+    let chain = Chain { slow: Slow { role: SlowRole::Sysmalloc, args: None }, ..crossing(7, 1, T) };
+    let out = run(&mut tracer, [ChainStep::Chain(chain), ChainStep::Syscall(mmap(7, 1, T, MAPPED))]);
     assert!(out.contains("\n  -> sysmalloc  (inlined in this build)\n"));
     assert!(out.contains("_int_malloc (av=0x7f2efffcace0, bytes"));
 }
@@ -187,7 +183,7 @@ fn small_chains_are_left_out_when_only_large_ones_are_wanted() {
     let small = Chain {
         call: Some((Function::Calloc, [16, 4, 0])),
         arena: Some((0, 64)),
-        slow: Slow { role: SlowRole::Sysmalloc, args: [80, 0] },
+        slow: Slow { role: SlowRole::Sysmalloc, args: Some([80, 0]) },
         ..crossing(1, 1, T)
     };
     assert_eq!(
@@ -209,7 +205,7 @@ fn a_free_of_a_large_chunk_is_wanted_for_its_munmap() {
     let free = Chain {
         call: Some((Function::Free, [0x10, 0, 0])),
         arena: None,
-        slow: Slow { role: SlowRole::MunmapChunk, args: [0, 0] },
+        slow: Slow { role: SlowRole::MunmapChunk, args: Some([0, 0]) },
         ..crossing(1, 1, T)
     };
     let out = run(
@@ -254,7 +250,7 @@ proptest! {
         let chain = Chain {
             comm,
             call: Function::from_index(f).map(|function| (function, [args[0], args[1], args[2]])),
-            slow: Slow { role, args: [args[3], args[4]] },
+            slow: Slow { role, args: Some([args[3], args[4]]) },
             ..crossing(1, 1, ns / 2)
         };
         let call = Return { args, result, latency_ns: ns, syscall: Syscall::from_index(syscall).unwrap(), ..mmap(1, 1, ns / 2, 0) };

@@ -1,0 +1,244 @@
+//! The last raises and mappings: which process they belong to, which stack they happened on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use malloc_common::abi::{EVENT_CROSSING, EVENT_RAISE, Event};
+
+use super::model::{INCIDENTS, Mapping, ProcessId, Raise, Stack};
+use crate::collect::RawImage;
+
+/// Numbers a stack that is being named.
+pub type StackId = u64;
+
+/// What happened, before it is known to whom.
+#[derive(Clone, Debug)]
+struct Pending {
+    event: Event,
+    unix_ms: u64,
+    stack: StackId,
+}
+
+/// Recent raises and mappings.
+#[derive(Debug, Default)]
+pub struct Incidents {
+    next: StackId,
+    pending: VecDeque<Pending>,
+    raises: VecDeque<(StackId, Arc<Raise>)>,
+    mappings: VecDeque<(StackId, Arc<Mapping>)>,
+    /// The ordinal of the last sampled crossing of a process.
+    last_nth: BTreeMap<ProcessId, u64>,
+    /// Incidents dropped because nobody collected for too long.
+    pub dropped: u64,
+}
+
+impl Incidents {
+    /// Takes an event in; returns the number under which its stack is to be delivered, or `None` when the event is none
+    /// of these, or its stack would tell nothing.
+    pub fn take(&mut self, event: &Event, unix_ms: u64) -> Option<StackId> {
+        if event.kind != EVENT_RAISE && event.kind != EVENT_CROSSING {
+            return None;
+        }
+        if self.pending.len() >= INCIDENTS {
+            self.pending.pop_front();
+            self.dropped += 1;
+        }
+        self.next += 1;
+        self.pending.push_back(Pending { event: *event, unix_ms, stack: self.next });
+        let caused_elsewhere = event.kind == EVENT_RAISE && event.values[2] == 0;
+        (!caused_elsewhere).then_some(self.next)
+    }
+
+    /// Finds the processes of what came since the last collection.
+    pub fn settle(&mut self, images: &[RawImage]) {
+        for Pending { event, unix_ms, stack } in std::mem::take(&mut self.pending) {
+            let image = images.iter().find(|image| {
+                let slot = &image.slot;
+                slot.tgid == event.tgid && slot.first_ns <= event.ns && (slot.end_ns == 0 || event.ns <= slot.end_ns)
+            });
+            let Some(image) = image else {
+                self.dropped += 1;
+                continue;
+            };
+            let id = ProcessId::of(&image.slot);
+            let [a, b, c, d, e, ..] = event.values;
+            let (comm, tid, ns) = (name(&event.comm), event.tid, event.ns);
+            if event.kind == EVENT_RAISE {
+                let mapped_by = self.mapped_by(id, b);
+                let raise = Raise {
+                    id,
+                    comm,
+                    tid,
+                    ns,
+                    unix_ms,
+                    from_bytes: a,
+                    to_bytes: b,
+                    chunk_bytes: (c != 0).then_some(c),
+                    stack: None,
+                    mapped_by,
+                };
+                push(&mut self.raises, (stack, Arc::new(raise)));
+            } else {
+                let last = self.last_nth.insert(id, e).unwrap_or(0);
+                let mapping = Mapping {
+                    id,
+                    comm,
+                    tid,
+                    ns,
+                    unix_ms,
+                    bytes: a,
+                    nb: b,
+                    mmap_ns: d,
+                    nth: e,
+                    weight: e.saturating_sub(last).max(1),
+                    stack: None,
+                };
+                push(&mut self.mappings, (stack, Arc::new(mapping)));
+            }
+        }
+        if self.last_nth.len() > INCIDENTS {
+            self.last_nth.retain(|id, _| images.iter().any(|image| image.slot.tgid == id.pid));
+        }
+    }
+
+    /// Who last mapped a chunk that makes a threshold of so many bytes: the whole mapping up to glibc 2.42, all but its
+    /// first 16 bytes from 2.43 on.
+    fn mapped_by(&self, id: ProcessId, threshold: u64) -> Option<Arc<Stack>> {
+        let same = |m: &Mapping| m.id == id && (m.bytes == threshold || m.bytes == threshold + 16);
+        self.mappings.iter().rev().find(|(_, m)| same(m)).and_then(|(_, m)| m.stack.clone())
+    }
+
+    /// Delivers a stack.
+    pub fn deliver(&mut self, id: StackId, stack: &Arc<Stack>) {
+        if let Some((_, raise)) = self.raises.iter_mut().find(|(held, _)| *held == id) {
+            Arc::make_mut(raise).stack = Some(Arc::clone(stack));
+        }
+        let Some((_, mapping)) = self.mappings.iter_mut().find(|(held, _)| *held == id) else { return };
+        let mapping = Arc::make_mut(mapping);
+        mapping.stack = Some(Arc::clone(stack));
+        // A raise may have come before the stack of the mapping that it undoes was named.
+        let (process, bytes) = (mapping.id, mapping.bytes);
+        for (held, raise) in &mut self.raises {
+            let same = raise.to_bytes == bytes || raise.to_bytes + 16 == bytes;
+            if *held > id && raise.id == process && same && raise.mapped_by.is_none() {
+                Arc::make_mut(raise).mapped_by = Some(Arc::clone(stack));
+            }
+        }
+    }
+
+    /// The raises, the oldest first.
+    #[must_use]
+    pub fn raises(&self) -> Vec<Arc<Raise>> {
+        self.raises.iter().map(|(_, raise)| Arc::clone(raise)).collect()
+    }
+
+    /// The mappings, the oldest first.
+    #[must_use]
+    pub fn mappings(&self) -> Vec<Arc<Mapping>> {
+        self.mappings.iter().map(|(_, mapping)| Arc::clone(mapping)).collect()
+    }
+}
+
+fn push<T>(held: &mut VecDeque<T>, new: T) {
+    if held.len() >= INCIDENTS {
+        held.pop_front();
+    }
+    held.push_back(new);
+}
+
+fn name(comm: &[u8; 16]) -> String {
+    let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+    String::from_utf8_lossy(comm.get(..end).unwrap_or(comm)).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collect::Collector;
+    use crate::collect::sim::{Room, Sim};
+    use malloc_common::abi::Syscall;
+    use malloc_common::site::Role;
+    use malloc_common::tracker::{FIRST_SAMPLES, Mp};
+
+    const CHUNK: u64 = 0x7f00_0000_0000;
+
+    fn mp(threshold: u64) -> Mp {
+        Mp { threshold, trim_threshold: 2 * threshold, mmapped_chunks: 1, mmapped_bytes: 4096, pinned: 0 }
+    }
+
+    fn cross(sim: &Sim, bytes: u64) {
+        sim.slow(Role::Sysmalloc, [bytes - 4096, 0, 0]).branch(Role::MapChunk, 0);
+        sim.syscall(Syscall::Mmap, [0, bytes, 3, 34, u64::MAX, 0], CHUNK).push(-8);
+    }
+
+    fn stack(function: &str) -> Arc<Stack> {
+        let frame = super::super::model::Frame { function: Some(function.to_owned()), ..Default::default() };
+        Arc::new(Stack { frames: vec![frame], cut: None })
+    }
+
+    fn settled(sim: &mut Sim) -> (Incidents, Vec<StackId>) {
+        let mut incidents = Incidents::default();
+        let ids = sim.events.borrow().iter().filter_map(|event| incidents.take(event, 0)).collect();
+        incidents.settle(&sim.collect().images);
+        (incidents, ids)
+    }
+
+    #[test]
+    fn the_free_of_the_chunk_that_became_the_threshold_raised_it() {
+        // THRESH-1
+        let mut sim = Sim::new(Room::default(), None);
+        sim.run(42, 42).set_mp(mp(131_072));
+        cross(&sim, 1_052_672);
+        sim.words.borrow_mut().insert(CHUNK + 8, 1_052_672 | 2);
+        sim.set_mp(mp(1_052_672)).slow(Role::MunmapChunk, [CHUNK, 0, 0]);
+        let (mut incidents, ids) = settled(&mut sim);
+        let raise = &incidents.raises()[0];
+        assert_eq!((raise.from_bytes, raise.to_bytes, raise.chunk_bytes), (131_072, 1_052_672, Some(1_052_672)));
+        assert_eq!(ids.len(), 2, "the mapping's and the raise's");
+        incidents.deliver(ids[0], &stack("make"));
+        incidents.deliver(ids[1], &stack("drop"));
+        let raise = &incidents.raises()[0];
+        assert_eq!(raise.stack.as_ref(), Some(&stack("drop")));
+        assert_eq!(raise.mapped_by.as_ref(), Some(&stack("make")), "named after the raise had come");
+    }
+
+    #[test]
+    fn a_raise_seen_later_is_laid_to_nobody() {
+        // HONEST-1
+        let mut sim = Sim::new(Room::default(), None);
+        sim.run(42, 42).set_mp(mp(131_072)).slow(Role::Sysmalloc, [64, 0, 0]);
+        sim.set_mp(mp(1_052_672)).slow(Role::Sysmalloc, [64, 0, 0]);
+        let (incidents, ids) = settled(&mut sim);
+        assert_eq!(incidents.raises()[0].chunk_bytes, None);
+        assert!(ids.is_empty(), "the stack at hand is not the cause's");
+    }
+
+    #[test]
+    fn the_weights_of_sampled_mappings_add_up_to_the_crossings() {
+        let mut sim = Sim::new(Room { events: 4096, ..Room::default() }, None);
+        sim.run(42, 42).set_mp(mp(131_072));
+        for _ in 0..500 {
+            cross(&sim, 1_052_672);
+        }
+        let (incidents, _) = settled(&mut sim);
+        let sampled = incidents.mappings();
+        assert!(sampled.len() < 100, "{} stacks", sampled.len());
+        assert!(sampled.iter().take(FIRST_SAMPLES as usize).all(|mapping| mapping.weight == 1));
+        let weights: u64 = sampled.iter().map(|mapping| mapping.weight).sum();
+        assert_eq!(weights, sampled.last().expect("some").nth);
+    }
+
+    #[test]
+    fn incidents_are_bounded_and_what_falls_out_before_it_is_seen_is_counted() {
+        // BOUND-1 LOSS-1
+        let mut incidents = Incidents::default();
+        let sim = Sim::new(Room::default(), None);
+        sim.run(42, 42).set_mp(mp(131_072));
+        cross(&sim, 1_052_672);
+        let event = *sim.events.borrow().first().expect("a mapping");
+        for _ in 0..INCIDENTS + 5 {
+            incidents.take(&event, 0);
+        }
+        assert_eq!(incidents.dropped, 5);
+    }
+}
