@@ -8,15 +8,17 @@
 //! and the system call must come from at most [`BRANCH_WINDOW`] bytes below.
 
 use crate::abi::{
-    BORN_EXEC, BORN_UNSEEN, CHAIN_AT_BRANCH, Counter, EVENT_CROSSING, EVENT_EXEC, EVENT_EXIT, EVENT_RAISE, Event,
-    Flight, Origin, SLOT_EXITED, SLOT_REPLACED, Series, Syscall,
+    BORN_EXEC, BORN_UNSEEN, CHAIN_AT_BRANCH, Counter, EVENT_CROSSING, EVENT_EXEC, EVENT_EXIT, EVENT_RAISE, Flight,
+    Origin, SLOT_EXITED, SLOT_REPLACED, Series, Syscall,
 };
 use crate::function::Request;
 use crate::loss::Loss;
-use crate::site::{Cookie, MpLayout, Role};
+use crate::site::{Cookie, Role};
 
+mod kernel;
 mod trace;
 
+pub use kernel::{HistogramId, Kernel, Mp, Registers, SlotId};
 pub use trace::traced_function;
 
 /// How far below the branch the stack pointer may be when the system call enters, in bytes.
@@ -35,101 +37,6 @@ pub const SAMPLE_EVERY_NS: u64 = 10_000_000;
 const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_STACK: u64 = 0x2_0000;
 const NO_FUNCTION: u8 = u8::MAX;
-
-/// What `mp_` says, as read from the process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mp {
-    /// `mmap_threshold`, bytes.
-    pub threshold: u64,
-    /// `trim_threshold`, bytes.
-    pub trim_threshold: u64,
-    /// `n_mmaps`.
-    pub mmapped_chunks: u64,
-    /// `mmapped_mem`, bytes.
-    pub mmapped_bytes: u64,
-    /// `no_dyn_threshold`.
-    pub pinned: u32,
-}
-
-/// An index into the table of process images.
-pub type SlotId = u32;
-/// An index into the pool of histograms.
-pub type HistogramId = u32;
-
-/// What the tracker needs from the kernel it runs in.
-pub trait Kernel {
-    /// Process id of the running thread.
-    fn tgid(&self) -> u32;
-    /// Thread id of the running thread.
-    fn tid(&self) -> u32;
-    /// Nanoseconds since boot.
-    fn now_ns(&self) -> u64;
-    /// Name of the running thread.
-    fn comm(&self) -> [u8; 16];
-    /// The stack pointer with which the running thread entered the kernel.
-    fn user_sp(&self) -> u64;
-    /// The break of the running process, before the system call in progress.
-    fn program_break(&self) -> u64;
-    /// True when the running thread is the last of its process.
-    fn last_thread(&self) -> bool;
-    /// True while a tracer listens.
-    fn tracing(&self) -> bool;
-    /// Reads `mp_` of the running process.
-    fn read_mp(&self, layout: MpLayout, address: u64) -> Option<Mp>;
-
-    /// The slot that counts for a process.
-    fn slot(&self, tgid: u32) -> Option<SlotId>;
-    /// Takes a free slot for the running process and makes it the one that counts; of two threads that
-    /// try at once both get the same.
-    fn open_slot(&self, born: u32) -> Option<SlotId>;
-    /// Stops counting for a process; its slot keeps what it has, with this final state.
-    fn close_slot(&self, tgid: u32, state: u32);
-    /// Stores what `mp_` said; returns the threshold stored before (0: none).
-    fn store_mp(&self, slot: SlotId, mp: &Mp) -> u64;
-    /// Adds to a counter of a process.
-    fn add(&self, slot: SlotId, counter: Counter, n: u64);
-    /// The histogram of a series, taken from the pool at its first use.
-    fn histogram(&self, slot: SlotId, series: Series) -> Option<HistogramId>;
-    /// Adds one value to a histogram.
-    fn record(&self, histogram: HistogramId, value: u64);
-
-    /// True when this process is to be counted.
-    fn admits(&self, tgid: u32) -> bool;
-    /// Has a child counted like its parent; false when there is no room.
-    fn admit_child(&self, parent: u32, child: u32) -> bool;
-    /// Forgets a process that ended.
-    fn dismiss(&self, tgid: u32);
-
-    /// Runs `f` on the state of a thread, when it has one.
-    fn with_flight<R, F: FnOnce(&mut Flight) -> R>(&self, tid: u32, f: F) -> Option<R>;
-    /// Gives a thread an empty state unless it has one; false when there is no room.
-    fn open_flight(&self, tid: u32) -> bool;
-    /// Takes a thread's state away.
-    fn close_flight(&self, tid: u32);
-
-    /// Counts a loss.
-    fn lose(&self, loss: Loss);
-    /// Sends an event; false when the ring is full.
-    fn emit(&self, event: &Event) -> bool;
-    /// Sends an event with registers and stack of the running thread; false when the ring is full.
-    fn sample(&self, event: &Event) -> bool;
-    /// Which crossing of its process this one is, from 1, when its stack is to be sent: each of the first
-    /// [`FIRST_SAMPLES`], then one in [`SAMPLE_EVERY_NS`].
-    fn crossing_to_sample(&self, slot: SlotId, now_ns: u64) -> Option<u64>;
-    /// The word at a user address.
-    fn read_user_word(&self, address: u64) -> Option<u64>;
-}
-
-/// Registers of the running thread at a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Registers {
-    /// The first three arguments of the function at whose entry (or before whose call) the probe sits.
-    pub arguments: [u64; 3],
-    /// Stack pointer.
-    pub sp: u64,
-    /// Address of the probed instruction.
-    pub ip: u64,
-}
 
 /// A public function is entered, or the allocator is about to enter one itself.
 #[inline(always)]

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use aya::maps::{HashMap, MapData, RingBuf, Stack};
 use malloc_common::abi::{
     Event, FLIGHT_WORDS, HISTOGRAM_WORDS, Histogram, SERIES, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, SLOT_REPLACED,
-    SLOT_WORDS, Slot,
+    SLOT_WORDS, Slot, sample_from_bytes,
 };
 use malloc_common::loss::LOSSES;
 use malloc_common::tracker::empty_flight;
@@ -205,5 +205,37 @@ impl EventSource for Events {
                 f(event);
             }
         }
+    }
+}
+
+/// The ring of events that carry a stack.
+pub struct Samples {
+    ring: RingBuf<MapData>,
+}
+
+impl Samples {
+    /// Takes the ring out of the object.
+    ///
+    /// # Errors
+    ///
+    /// See [`CollectError`].
+    pub fn new(object: &mut Object) -> Result<Self, CollectError> {
+        Ok(Self { ring: object.take_map("SAMPLES")? })
+    }
+
+    /// Calls `f` for each sample that waits: the event, instruction, stack and frame pointer, the stack from the stack
+    /// pointer upwards.
+    pub fn drain(&mut self, f: &mut dyn FnMut(Event, [u64; 3], &[u8])) {
+        while let Some(item) = self.ring.next() {
+            if let Some((event, registers, stack)) = sample_from_bytes(&item) {
+                f(event, registers, stack);
+            }
+        }
+    }
+}
+
+impl AsFd for Samples {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
     }
 }
