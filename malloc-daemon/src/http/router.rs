@@ -7,14 +7,14 @@ use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::get;
 
 use super::pages::{Page, off_reactor};
 use super::{Api, Listen, Readiness};
-use crate::report::json;
+use crate::report::json::{self, incidents::Selection};
 use crate::report::printable;
 use crate::report::prometheus::Format;
 
@@ -35,6 +35,8 @@ pub fn router(api: Api, listen: &Listen) -> Router {
         .route("/v1/snapshot", get(snapshot))
         .route("/v1/processes", get(processes))
         .route("/v1/processes/{pid}", get(process))
+        .route("/v1/raises", get(raises))
+        .route("/v1/crossings", get(crossings))
         .route("/v1/health", get(health))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
@@ -86,7 +88,8 @@ async fn admit(State(door): State<Arc<Door>>, request: Request, next: Next) -> R
         answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return answer;
     }
-    if let Some(query) = request.uri().query().filter(|query| !query.is_empty()) {
+    let takes_query = INCIDENTS.contains(&request.uri().path());
+    if let Some(query) = request.uri().query().filter(|query| !query.is_empty() && !takes_query) {
         let parameter = query.split(['&', '=']).next().unwrap_or_default();
         let message = format!("there is no query parameter {:?} here", printable(parameter, 64));
         return failure(StatusCode::BAD_REQUEST, "bad_request", &message);
@@ -120,6 +123,43 @@ async fn process(State(api): State<Api>, pid: Result<Path<String>, PathRejection
             failure(StatusCode::NOT_FOUND, "process_not_found", &message)
         }
     }
+}
+
+/// Paths that take `?pid=` and `?limit=`.
+const INCIDENTS: [&str; 2] = ["/v1/raises", "/v1/crossings"];
+
+async fn raises(State(api): State<Api>, uri: Uri) -> Response {
+    match selection(uri.query().unwrap_or_default()) {
+        Ok(which) => {
+            answer(StatusCode::OK, JSON, Bytes::from(json::to_vec(&json::incidents::raises(&api.snapshot(), which))))
+        }
+        Err(message) => failure(StatusCode::BAD_REQUEST, "bad_request", &message),
+    }
+}
+
+async fn crossings(State(api): State<Api>, uri: Uri) -> Response {
+    match selection(uri.query().unwrap_or_default()) {
+        Ok(which) => {
+            answer(StatusCode::OK, JSON, Bytes::from(json::to_vec(&json::incidents::crossings(&api.snapshot(), which))))
+        }
+        Err(message) => failure(StatusCode::BAD_REQUEST, "bad_request", &message),
+    }
+}
+
+/// `pid=4242&limit=10`, each at most once, whole numbers.
+fn selection(query: &str) -> Result<Selection, String> {
+    let mut which = Selection::default();
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let wrong = || format!("{:?} is no whole number for {:?}", printable(value, 64), printable(name, 64));
+        match name {
+            "pid" if which.pid.is_none() => which.pid = Some(value.parse().map_err(|_| wrong())?),
+            "limit" if which.limit.is_none() => which.limit = Some(value.parse().map_err(|_| wrong())?),
+            "pid" | "limit" => return Err(format!("{name} is given twice")),
+            _ => return Err(format!("there is no query parameter {:?} here: pid and limit are", printable(name, 64))),
+        }
+    }
+    Ok(which)
 }
 
 async fn health(State(api): State<Api>) -> Response {
@@ -183,4 +223,18 @@ fn answer(status: StatusCode, media_type: &'static str, body: Bytes) -> Response
         answer.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selection_is_read_whole_or_refused_by_name() {
+        assert_eq!(selection(""), Ok(Selection::default()));
+        assert_eq!(selection("limit=3&pid=7"), Ok(Selection { pid: Some(7), limit: Some(3) }));
+        for (query, word) in [("limit=minus", "limit"), ("pid=1&pid=2", "pid"), ("since=1", "since"), ("pid", "pid")] {
+            assert!(selection(query).is_err_and(|message| message.contains(word)), "{query}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 mod convert;
 pub mod document;
 mod health;
+pub mod incidents;
 
 use std::borrow::Cow;
 use std::io;

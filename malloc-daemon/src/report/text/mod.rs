@@ -3,6 +3,7 @@
 mod functions;
 mod funnel;
 mod histogram;
+mod incidents;
 mod losses;
 mod syscalls;
 mod table;
@@ -89,7 +90,7 @@ pub fn render(snapshot: &Snapshot, style: Style) -> String {
         snapshot.processes.iter().partition(|process| anything_counted(process));
     busy.sort_by_key(|process| (Reverse(weight(process)), process.id, process.image_ns));
     for process in busy.iter().take(BLOCKS) {
-        block(&mut out, process, style);
+        block(&mut out, snapshot, process, style);
         out.push('\n');
     }
     if busy.is_empty() {
@@ -110,7 +111,7 @@ pub fn render(snapshot: &Snapshot, style: Style) -> String {
     out
 }
 
-fn block(out: &mut String, process: &Process, style: Style) {
+fn block(out: &mut String, snapshot: &Snapshot, process: &Process, style: Style) {
     funnel::render(out, process, style);
     notes(out, process, style);
     if let Some(functions) = &process.functions {
@@ -122,6 +123,7 @@ fn block(out: &mut String, process: &Process, style: Style) {
     }
     functions::render(out, process, style);
     threshold(out, process.threshold.as_ref(), style);
+    incidents::render(out, snapshot, process, style);
     syscalls::render(out, &process.syscalls, style);
     losses::of_process(out, process, style);
 }

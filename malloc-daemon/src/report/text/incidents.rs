@@ -1,0 +1,109 @@
+//! Who raised the threshold, and who had chunks mapped, below the threshold's own lines.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Style, Tone, heading, push};
+use crate::aggregate::model::{Frame, Mapping, Process, Raise, Snapshot, Stack};
+use crate::report::escape::printable;
+use crate::report::units::{bytes, count};
+
+/// Raises shown of one process; the rest is in the JSON answers.
+const RAISES: usize = 5;
+/// Stacks of mapped chunks shown of one process.
+const STACKS: usize = 3;
+/// Frames shown of one stack.
+const FRAMES: usize = 6;
+
+pub(super) fn render(out: &mut String, snapshot: &Snapshot, process: &Process, style: Style) {
+    let ends = process.image_ns.saturating_add(process.observed_ms.saturating_add(1).saturating_mul(1_000_000));
+    let own = |id, ns: u64| id == process.id && ns >= process.image_ns && ns <= ends;
+    let raises: Vec<&Arc<Raise>> = snapshot.raises.iter().filter(|raise| own(raise.id, raise.ns)).collect();
+    if !raises.is_empty() {
+        heading(out, "Raises of the threshold", style);
+        for raise in raises.iter().take(RAISES) {
+            one_raise(out, raise, style);
+        }
+        if raises.len() > RAISES {
+            style.sentence(out, 2, Tone::Quiet, &format!("and {} more", count((raises.len() - RAISES) as u64)));
+        }
+    }
+    let mappings: Vec<&Arc<Mapping>> = snapshot.mappings.iter().filter(|mapping| own(mapping.id, mapping.ns)).collect();
+    by_stack(out, &mappings, style);
+}
+
+fn one_raise(out: &mut String, raise: &Raise, style: Style) {
+    push(out, &format!("  {} -> {}, thread {}", bytes(raise.from_bytes), bytes(raise.to_bytes), raise.tid));
+    match (raise.chunk_bytes, &raise.stack) {
+        (None, _) => style.sentence(out, 4, Tone::Quiet, "seen only later: who raised it is not known"),
+        (Some(_), None) => style.sentence(out, 4, Tone::Quiet, "by a free whose stack was not named"),
+        (Some(chunk), Some(stack)) => {
+            push(out, &format!("    by the free of a mapped chunk of {} in", bytes(chunk)));
+            frames(out, stack, style);
+        }
+    }
+    if let Some(stack) = &raise.mapped_by {
+        push(out, "    a chunk of that size was last mapped in");
+        frames(out, stack, style);
+    }
+}
+
+/// The stacks that had most bytes mapped; a sampled stack stands for its weight.
+fn by_stack(out: &mut String, mappings: &[&Arc<Mapping>], style: Style) {
+    let mut stacks: BTreeMap<Vec<(Option<&str>, Option<u64>)>, (u64, u64, &Stack)> = BTreeMap::new();
+    for mapping in mappings {
+        let Some(stack) = mapping.stack.as_deref() else { continue };
+        let key = stack.frames.iter().map(|frame| (frame.module.as_deref(), frame.offset)).collect();
+        let entry = stacks.entry(key).or_insert((0, 0, stack));
+        entry.0 += mapping.weight;
+        entry.1 += mapping.weight.saturating_mul(mapping.bytes);
+    }
+    if stacks.is_empty() {
+        return;
+    }
+    heading(out, "Mapped chunks by stack", style);
+    let sampled = mappings.iter().any(|mapping| mapping.weight > 1);
+    let mut stacks: Vec<_> = stacks.into_values().collect();
+    stacks.sort_by_key(|(calls, bytes, _)| std::cmp::Reverse((*bytes, *calls)));
+    for (calls, size, stack) in stacks.iter().take(STACKS) {
+        let about = if sampled { "about " } else { "" };
+        push(out, &format!("  {about}{} crossings, {}", count(*calls), bytes(*size)));
+        frames(out, stack, style);
+    }
+    if stacks.len() > STACKS {
+        style.sentence(out, 2, Tone::Quiet, &format!("and {} more stacks", count((stacks.len() - STACKS) as u64)));
+    }
+}
+
+fn frames(out: &mut String, stack: &Stack, style: Style) {
+    for frame in stack.frames.iter().take(FRAMES) {
+        push(out, &format!("      {}", one_frame(frame)));
+    }
+    if stack.frames.len() > FRAMES {
+        style.sentence(
+            out,
+            6,
+            Tone::Quiet,
+            &format!("and {} frames more", count((stack.frames.len() - FRAMES) as u64)),
+        );
+    }
+    if let Some(why) = &stack.cut {
+        style.sentence(out, 6, Tone::Quiet, &format!("the stack ends here: {}", printable(why, 120)));
+    }
+}
+
+fn one_frame(frame: &Frame) -> String {
+    let module = frame.module.as_deref().map(|module| module.rsplit('/').next().unwrap_or(module));
+    let place = match (&frame.file, frame.line) {
+        (Some(file), Some(line)) => format!("  {}:{line}", printable(file, 120)),
+        (Some(file), None) => format!("  {}", printable(file, 120)),
+        (None, _) => String::new(),
+    };
+    let inlined = if frame.inlined { " (inlined)" } else { "" };
+    match (&frame.function, module, frame.offset) {
+        (Some(function), _, _) => format!("{}{inlined}{place}", printable(function, 160)),
+        (None, Some(module), Some(offset)) => format!("{}+{offset:#x}{place}", printable(module, 120)),
+        (None, Some(module), None) => printable(module, 120),
+        (None, None, _) => "?".to_owned(),
+    }
+}
