@@ -30,6 +30,8 @@ pub struct Moment {
     pub raises: Vec<Arc<Raise>>,
     /// Sampled mappings, the oldest first.
     pub mappings: Vec<Arc<Mapping>>,
+    /// Raises and mappings that were dropped, and stacks that were not named.
+    pub incidents_lost: u64,
     /// Every probe.
     pub probes: Vec<Probe>,
     /// What the daemon costs.
@@ -84,7 +86,7 @@ impl Aggregate {
         let ended = self.ended.iter().map(|(_, key, process)| (*key, Arc::clone(process)));
         let mut processes: Vec<_> = ended.chain(live).collect();
         processes.sort_by_key(|(key, _)| *key);
-        let losses = self.losses(raw);
+        let losses = self.losses(raw, moment.incidents_lost);
         Snapshot {
             sequence: self.sequence,
             host: moment.host,
@@ -117,9 +119,13 @@ impl Aggregate {
         }
     }
 
-    fn losses(&self, raw: &RawSnapshot) -> Vec<(LossReason, u64)> {
+    fn losses(&self, raw: &RawSnapshot, incidents: u64) -> Vec<(LossReason, u64)> {
         let kernel = loss::ALL.into_iter().map(|loss| (LossReason::Kernel(loss), raw.lost[loss as usize]));
-        let rest = [(LossReason::ProgramMissed, raw.missed), (LossReason::ProcessDropped, self.dropped)];
+        let rest = [
+            (LossReason::ProgramMissed, raw.missed),
+            (LossReason::ProcessDropped, self.dropped),
+            (LossReason::IncidentDropped, incidents),
+        ];
         kernel.chain(rest).filter(|(_, count)| *count != 0).collect()
     }
 }

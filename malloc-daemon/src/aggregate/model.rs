@@ -63,6 +63,8 @@ pub enum LossReason {
     ProgramMissed,
     /// The daemon keeps no more processes: the oldest ended one was dropped.
     ProcessDropped,
+    /// A raise or a mapping was dropped, or its stack was not named, because too many waited. Counts are not affected.
+    IncidentDropped,
 }
 
 impl LossReason {
@@ -73,6 +75,7 @@ impl LossReason {
             LossReason::Kernel(loss) => loss.name(),
             LossReason::ProgramMissed => "program_missed",
             LossReason::ProcessDropped => "process_dropped",
+            LossReason::IncidentDropped => "incident_dropped",
         }
     }
 }

@@ -44,7 +44,7 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
             eprintln!("malloc-daemon: recording process {pid}{name} at depth {depth}; Ctrl-C ends it");
             let deadline = args.duration.map(|duration| Instant::now() + duration);
             watch_and_collect(&mut observer, Some(process.as_fd()), &mut signals, deadline)?;
-            finish(args, &observer.collect())
+            finish(args, &last(&mut observer))
         }
         (None, true) => {
             let depth = args.depth.unwrap_or(Depth::Sysmalloc);
@@ -53,10 +53,17 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
             eprintln!("malloc-daemon: recording all processes at depth {depth}; Ctrl-C ends it");
             let deadline = args.duration.map(|duration| Instant::now() + duration);
             watch_and_collect(&mut observer, None, &mut signals, deadline)?;
-            finish(args, &observer.collect())
+            finish(args, &last(&mut observer))
         }
         (None, false) => command(args, &mut signals, deadline),
     }
+}
+
+/// The snapshot to report, with the stacks that were still being named.
+fn last(observer: &mut Observer) -> Snapshot {
+    observer.drain_events(&mut |_| {});
+    observer.finish_naming();
+    observer.collect()
 }
 
 fn watch_and_collect(
@@ -100,15 +107,14 @@ fn command(args: &Record, signals: &mut Signals, deadline: Option<Instant>) -> a
             Ended::Signal(signal) => forward(&child, signal),
             // The command runs on; the report covers its time up to here.
             Ended::Time => {
-                report(args, &without_gate(observer.collect(), pid))?;
+                report(args, &without_gate(last(&mut observer), pid))?;
                 drop(observer);
                 return Ok(ExitCode::from(shell_status(child.wait().context("the command is gone")?)));
             }
         }
     }
     let status = child.wait().context("the command is gone")?;
-    observer.drain_events(&mut |_| {});
-    report(args, &without_gate(observer.collect(), pid))?;
+    report(args, &without_gate(last(&mut observer), pid))?;
     Ok(ExitCode::from(shell_status(status)))
 }
 
@@ -135,8 +141,7 @@ fn report(args: &Record, snapshot: &Snapshot) -> anyhow::Result<()> {
     let to_file = args.output.clone();
     match args.format {
         Format::Json => {
-            let mut bytes = json::to_vec(&json::snapshot(snapshot));
-            bytes.push(b'\n');
+            let bytes = json::to_vec(&json::incidents::recording(snapshot));
             write_output(&to_file.unwrap_or_else(|| PathBuf::from("-")), &bytes)
         }
         Format::Text => {

@@ -2,6 +2,7 @@
 
 mod census;
 mod files;
+mod naming;
 mod observer;
 
 pub use files::{FileRefused, PROBED_FILES};

@@ -2,15 +2,19 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use malloc_common::abi::{EVENT_EXEC, Event};
 use malloc_common::depth::Depth;
 
 use super::census::{Census, Found, Serving, read_threshold};
 use super::files::{FileRefused, Files};
-use crate::aggregate::model::{DaemonCost, Host, NANOSECONDS_PER_TICK, Probe, Snapshot, Verdict};
+use super::naming::Naming;
+use crate::aggregate::incidents::{Incidents, StackId};
+use crate::aggregate::model::{DaemonCost, Host, NANOSECONDS_PER_TICK, Probe, Snapshot, Stack, Verdict};
 use crate::aggregate::{Aggregate, Keep, Moment};
-use crate::collect::{BpfCollector, CollectError, Collector, EventSource, Events, RawImage, boot_ns};
+use crate::collect::{BpfCollector, CollectError, Collector, EventSource, Events, RawImage, Samples, boot_ns};
 use crate::host::file::{FileKey, Root, TargetFile, open_in_root};
 use crate::host::process::{self, Pid};
 use crate::host::{HostError, btf, checks, kernel, tracefs};
@@ -57,6 +61,9 @@ pub enum StartError {
     /// The maps cannot be read.
     #[error(transparent)]
     Collect(#[from] CollectError),
+    /// The system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] std::io::Error),
     /// A probe that every depth needs is refused.
     #[error(transparent)]
     Attach(#[from] AttachError),
@@ -66,6 +73,8 @@ pub enum StartError {
 const LOOK_AFTER_NS: [u64; 4] = [0, 3_000_000, 50_000_000, 500_000_000];
 /// Processes waiting for such a look; more are found by the next collection.
 const LOOKS: usize = 1024;
+/// How long a last report waits for stacks to be named.
+const NAMING_PATIENCE: Duration = Duration::from_secs(3);
 /// Looks between two waits: a machine that starts a thousand programs a second is not followed one by one.
 const LOOKS_AT_ONCE: usize = 32;
 
@@ -85,6 +94,9 @@ pub struct Observer {
     lifecycle: Attached,
     syscalls: Attached,
     events: Events,
+    samples: Samples,
+    naming: Naming,
+    incidents: Incidents,
     collector: BpfCollector,
     targets: Targets,
     object: Object,
@@ -99,6 +111,8 @@ pub struct Observer {
     looks: VecDeque<Look>,
     last_collect_us: u64,
     notes: Vec<Probe>,
+    /// Stacks that were waited for.
+    late: Vec<(StackId, Arc<Stack>)>,
 }
 
 impl Observer {
@@ -149,6 +163,8 @@ impl Observer {
         let log = KernelLog::new(&mut object);
         let targets = Targets::new(&mut object)?;
         let events = Events::new(&mut object)?;
+        let samples = Samples::new(&mut object)?;
+        let naming = Naming::start().map_err(StartError::Thread)?;
         let collector = BpfCollector::new(&mut object)?;
         let lifecycle = probes::attach_processes(&mut object)?;
         let syscalls = probes::attach_syscalls(&mut object)?;
@@ -158,6 +174,9 @@ impl Observer {
             lifecycle,
             syscalls,
             events,
+            samples,
+            naming,
+            incidents: Incidents::default(),
             collector,
             targets,
             object,
@@ -171,6 +190,7 @@ impl Observer {
             looks: VecDeque::new(),
             last_collect_us: 0,
             notes: Vec::new(),
+            late: Vec::new(),
         })
     }
 
@@ -269,10 +289,27 @@ impl Observer {
             }
             f(&event);
         });
+        self.drain_samples();
         if let Some(log) = &mut self.log {
             log.flush();
         }
         self.look_at_new();
+    }
+
+    fn drain_samples(&mut self) {
+        let (incidents, naming) = (&mut self.incidents, &mut self.naming);
+        let boot_unix_ms = unix_ms().saturating_sub(boot_ns() / 1_000_000);
+        self.samples.drain(&mut |event, registers, stack| {
+            if let Some(id) = incidents.take(&event, boot_unix_ms + event.ns / 1_000_000) {
+                naming.name(id, event.tgid, registers, stack);
+            }
+        });
+    }
+
+    /// Waits for the stacks that are still being named: before a last report.
+    pub fn finish_naming(&mut self) {
+        self.drain_samples();
+        self.late = self.naming.finish(NAMING_PATIENCE);
     }
 
     /// Looks at processes that executed a program a moment ago; returns nanoseconds until the next look is due.
@@ -289,6 +326,10 @@ impl Observer {
             let files = &self.files;
             let known = matches!(found, Ok(Some(_)));
             self.census.look(look.pid, &mut |_| found.clone(), &|serving, pid| threshold(files, serving, pid));
+            // A command may be over before its first stack is named.
+            if known && self.options.selection == Selection::Chosen {
+                self.naming.note(look.pid.0);
+            }
             if let (false, Some(after)) = (known, LOOK_AFTER_NS.get(look.attempt + 1)) {
                 self.looks.push_back(Look { due_ns: now + after, attempt: look.attempt + 1, ..look });
             }
@@ -308,9 +349,15 @@ impl Observer {
         let raw = self.collector.collect();
         let ended: Vec<u32> = raw.images.iter().filter(|row| row.slot.end_ns != 0).map(|row| row.slot.tgid).collect();
         self.renew(&raw.images);
+        self.drain_samples();
+        self.incidents.settle(&raw.images);
+        for (id, stack) in std::mem::take(&mut self.late).into_iter().chain(self.naming.named()) {
+            self.incidents.deliver(id, &stack);
+        }
         let moment = Moment {
-            raises: Vec::new(),
-            mappings: Vec::new(),
+            raises: self.incidents.raises(),
+            mappings: self.incidents.mappings(),
+            incidents_lost: self.incidents.dropped + self.naming.refused,
             unix_ms: unix_ms(),
             tracking_since_ns: self.tracking_since_ns,
             window_since_ns: self.window_since_ns,

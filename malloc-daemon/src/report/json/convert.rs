@@ -36,7 +36,11 @@ pub(super) fn every_loss(losses: &[(LossReason, u64)]) -> Vec<doc::Loss<'static>
 
 /// Every reason of the model.
 pub(super) fn every_reason() -> impl Iterator<Item = LossReason> {
-    loss::ALL.into_iter().map(LossReason::Kernel).chain([LossReason::ProgramMissed, LossReason::ProcessDropped])
+    loss::ALL.into_iter().map(LossReason::Kernel).chain([
+        LossReason::ProgramMissed,
+        LossReason::ProcessDropped,
+        LossReason::IncidentDropped,
+    ])
 }
 
 pub(super) fn process(process: &Process) -> doc::Process<'_> {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::document::SCHEMA_VERSION;
+use super::document::{self, SCHEMA_VERSION};
 use crate::aggregate::model::{Frame, Mapping, Raise, Snapshot, Stack};
 
 /// Which incidents are asked for.
@@ -28,6 +28,15 @@ pub struct Crossings<'a> {
     schema_version: u32,
     sequence: u64,
     crossings: Vec<OneCrossing<'a>>,
+}
+
+/// What `record --format json` writes: the snapshot document with the incidents beside it.
+#[derive(Debug, Serialize)]
+pub struct Recording<'a> {
+    #[serde(flatten)]
+    snapshot: document::Snapshot<'a>,
+    raises: Vec<OneRaise<'a>>,
+    crossing_samples: Vec<OneCrossing<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -76,6 +85,16 @@ struct OneFrame<'a> {
     module: Option<&'a str>,
     offset: Option<u64>,
     inlined: bool,
+}
+
+/// A whole recording; the incidents are in the order in which they happened.
+#[must_use]
+pub fn recording(snapshot: &Snapshot) -> Recording<'_> {
+    Recording {
+        snapshot: super::snapshot(snapshot),
+        raises: snapshot.raises.iter().map(|raise| one_raise(raise)).collect(),
+        crossing_samples: snapshot.mappings.iter().map(|mapping| one_crossing(mapping)).collect(),
+    }
 }
 
 /// The raises, the newest first.

@@ -19,7 +19,7 @@ pub const NAMES: usize = 200;
 pub const OTHER: &str = "other";
 
 /// Reasons of the model: the kernel's and two of the daemon's.
-const REASONS: usize = LOSSES + 2;
+const REASONS: usize = LOSSES + 3;
 
 /// Everything that `/metrics` counts. Bounded by [`NAMES`] and the images of one snapshot.
 #[derive(Debug, Default)]
@@ -168,7 +168,7 @@ fn size(process: &Process) -> u64 {
 
 fn reasons() -> impl Iterator<Item = LossReason> {
     let kernel = malloc_common::loss::ALL.into_iter().map(LossReason::Kernel);
-    kernel.chain([LossReason::ProgramMissed, LossReason::ProcessDropped])
+    kernel.chain([LossReason::ProgramMissed, LossReason::ProcessDropped, LossReason::IncidentDropped])
 }
 
 /// The place of a reason in [`reasons`].
@@ -177,6 +177,7 @@ fn index(reason: LossReason) -> usize {
         LossReason::Kernel(loss) => loss as usize,
         LossReason::ProgramMissed => LOSSES,
         LossReason::ProcessDropped => LOSSES + 1,
+        LossReason::IncidentDropped => LOSSES + 2,
     }
 }
 

@@ -69,13 +69,14 @@ fn meaning(reason: LossReason) -> &'static str {
             Loss::ProcessTableFull => "events of processes for which no slot was free; these processes are not counted",
             Loss::HistogramPoolFull => "calls missing from counts and sizes, no histogram was free",
             Loss::ThreadTableFull => "system calls without origin and time, or not counted, no thread state was free",
-            Loss::EventRingFull => "events missing from traces; counts are not affected",
+            Loss::EventRingFull => "events missing from traces, raises and mapped chunks; counts are not affected",
             Loss::UnknownProbe => "hits of a probe that the program does not know: a defect of the daemon",
-            Loss::UnpairedReturn => "system calls not counted, they were under way when the probes came",
+            Loss::UnpairedReturn => "system calls not counted, their entry was not seen",
             Loss::UnpairedEntry => "system calls not counted, their return was not seen",
             Loss::TargetTableFull => "children that were not recorded, no room to mark them",
         },
         LossReason::ProgramMissed => "hits not counted, another program was running on that processor",
+        LossReason::IncidentDropped => "raises or mapped chunks without their line or their stack, counts are not affected",
         LossReason::ProcessDropped => "ended processes no longer in this report, the daemon keeps no more",
     }
 }

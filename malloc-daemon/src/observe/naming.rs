@@ -1,0 +1,111 @@
+//! The thread that turns copied stacks into names, off the measuring path.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::aggregate::incidents::StackId;
+use crate::aggregate::model::{Frame, Stack};
+use crate::symbols::{self, Limits, Sample, StackEnd, Symbolizer};
+
+/// Stacks that wait to be named: 256 x 16.5 KiB = 4.2 MiB.
+const WAITING: usize = 256;
+
+enum Work {
+    Note(u32),
+    Name { id: StackId, pid: u32, registers: [u64; 3], stack: Vec<u8> },
+}
+
+/// The thread and its queues.
+pub struct Naming {
+    work: SyncSender<Work>,
+    named: Receiver<(StackId, Arc<Stack>)>,
+    /// Stacks handed over and not come back.
+    under_way: usize,
+    /// Stacks that were not named because too many waited.
+    pub refused: u64,
+    _thread: JoinHandle<()>,
+}
+
+impl Naming {
+    /// Starts the thread; it ends when this is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no thread.
+    pub fn start() -> std::io::Result<Self> {
+        let (work, jobs) = sync_channel::<Work>(WAITING);
+        let (results, named) = channel();
+        let thread = std::thread::Builder::new().name("symbols".to_owned()).spawn(move || {
+            let mut symbolizer = Symbolizer::new(Limits::default());
+            for job in jobs {
+                match job {
+                    Work::Note(pid) => symbolizer.note_process(pid),
+                    Work::Name { id, pid, registers: [ip, sp, bp], stack } => {
+                        // How much stack lies above the copy is not known: that it ends there is found by unwinding.
+                        let sample = Sample { pid, ip, sp, bp, stack: &stack, stack_cut: true };
+                        if results.send((id, Arc::new(told(symbolizer.stack(&sample))))).is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        })?;
+        Ok(Self { work, named, under_way: 0, refused: 0, _thread: thread })
+    }
+
+    /// Has a process's modules opened now: it may end before its stack is named.
+    pub fn note(&self, pid: u32) {
+        // When too much waits the stacks themselves matter more.
+        let _ = self.work.try_send(Work::Note(pid));
+    }
+
+    /// Hands a stack over.
+    pub fn name(&mut self, id: StackId, pid: u32, registers: [u64; 3], stack: &[u8]) {
+        match self.work.try_send(Work::Name { id, pid, registers, stack: stack.to_vec() }) {
+            Ok(()) => self.under_way += 1,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.refused += 1,
+        }
+    }
+
+    /// The stacks named since the last call.
+    pub fn named(&mut self) -> Vec<(StackId, Arc<Stack>)> {
+        let named: Vec<_> = self.named.try_iter().collect();
+        self.under_way = self.under_way.saturating_sub(named.len());
+        named
+    }
+
+    /// Waits until all stacks handed over are named, or the time is over; returns them.
+    pub fn finish(&mut self, patience: Duration) -> Vec<(StackId, Arc<Stack>)> {
+        let deadline = Instant::now() + patience;
+        let mut all = self.named();
+        while self.under_way > 0 {
+            let Ok(one) = self.named.recv_timeout(deadline.saturating_duration_since(Instant::now())) else { break };
+            self.under_way -= 1;
+            all.push(one);
+        }
+        all
+    }
+}
+
+fn told(stack: symbols::Stack) -> Stack {
+    let cut = match stack.end {
+        StackEnd::Complete => None,
+        StackEnd::FrameLimit => Some("there are more frames than are shown".to_owned()),
+        StackEnd::StackCut => Some("the copied part of the stack ends".to_owned()),
+        StackEnd::Corrupt => Some("the stack contradicts itself".to_owned()),
+        StackEnd::NoUnwindInformation { module } => Some(format!("{module} has no unwind information")),
+        StackEnd::ModuleUnknown => Some("the code belongs to no file that is known".to_owned()),
+        StackEnd::Deadline => Some("naming it took too long".to_owned()),
+    };
+    let frames = stack.frames.into_iter().map(|frame| Frame {
+        function: frame.function,
+        module: frame.module,
+        offset: frame.offset,
+        file: frame.file,
+        line: frame.line,
+        inlined: frame.inlined,
+    });
+    Stack { frames: frames.collect(), cut }
+}
