@@ -10,4 +10,5 @@ pub mod http;
 pub mod observe;
 pub mod probes;
 pub mod report;
+pub mod symbols;
 pub mod targets;

@@ -159,6 +159,12 @@ impl<'data, R: ReadRef<'data>> Elf<'data, R> {
         self.header.e_machine(LE).0
     }
 
+    /// The program headers.
+    #[must_use]
+    pub fn segments(&self) -> &'data [ProgramHeader64<LE>] {
+        self.segments
+    }
+
     /// The section headers.
     #[must_use]
     pub fn sections(&self) -> &'data [SectionHeader64<LE>] {

@@ -9,7 +9,7 @@ use crate::targets::elf::{Elf, ElfError, SECTION_LIMIT};
 use crate::targets::symbols::{self, Source, Symbol, Table};
 
 /// The most that the compressed form may take; Fedora's libc has 100 KiB.
-const COMPRESSED_LIMIT: u64 = 8 << 20;
+pub(crate) const COMPRESSED_LIMIT: u64 = 8 << 20;
 /// The most memory the decoder may take, in KiB: a dictionary of 64 MiB, which `xz -9` uses, and its tables.
 const DECODER_LIMIT_KIB: u32 = 66 << 10;
 
@@ -27,7 +27,7 @@ pub fn symbols<'data, R: ReadRef<'data>>(
 }
 
 /// The decompressed bytes, at most `limit` of them.
-fn decompress(compressed: &[u8], limit: u64) -> Result<Vec<u8>, ElfError> {
+pub(crate) fn decompress(compressed: &[u8], limit: u64) -> Result<Vec<u8>, ElfError> {
     let mut inner = Vec::new();
     XzReader::new_mem_limit(compressed, true, DECODER_LIMIT_KIB)
         .take(limit.saturating_add(1))

@@ -1,6 +1,6 @@
 //! Turns the bytes of a file that defines `malloc` into the list of its probes.
 
-mod debug_data;
+pub(crate) mod debug_data;
 mod glibc;
 mod scan;
 #[cfg(test)]
