@@ -155,11 +155,9 @@ fn stopped(observer: &mut Observer, woken: &UnixStream, next: Instant) -> bool {
     let left = next.saturating_duration_since(Instant::now());
     let left = observer.look_at_new().map_or(left, |ns| left.min(Duration::from_nanos(ns)));
     let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-    let mut fds = [
-        PollFd::from_borrowed_fd(observer.events_fd(), PollFlags::IN),
-        PollFd::from_borrowed_fd(woken.as_fd(), PollFlags::IN),
-    ];
+    let [events, samples] = observer.wait_fds();
+    let mut fds = [events, samples, woken.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     // An interrupted wait is a short one.
     let _ = poll(&mut fds, Some(&timeout));
-    !fds[1].revents().is_empty()
+    !fds[2].revents().is_empty()
 }

@@ -166,7 +166,8 @@ pub fn watch(
         let left = deadline.map_or(due, |deadline| deadline.saturating_duration_since(Instant::now()).min(due));
         let wait = Timespec::try_from(left).context("the time is too long")?;
         let process_ended = {
-            let mut fds = vec![PollFd::from_borrowed_fd(observer.events_fd(), PollFlags::IN)];
+            let mut fds: Vec<_> =
+                observer.wait_fds().into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
             fds.extend(
                 signals.streams.iter().map(|(_, stream)| PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN)),
             );

@@ -1,6 +1,7 @@
 //! The observer: everything between a list of wishes and a snapshot.
 
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -424,10 +425,11 @@ impl Observer {
         }
     }
 
-    /// The descriptor that becomes readable when events wait.
+    /// The descriptors that become readable when events or samples wait. A sample's process may end soon: whoever
+    /// waits must not wait for a tick.
     #[must_use]
-    pub fn events_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        std::os::fd::AsFd::as_fd(&self.events)
+    pub fn wait_fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.events.as_fd(), self.samples.as_fd()]
     }
 
     /// How far `main_arena` lies from `mp_` in a file, bytes, for display.

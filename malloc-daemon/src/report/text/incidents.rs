@@ -13,7 +13,7 @@ const RAISES: usize = 5;
 /// Stacks of mapped chunks shown of one process.
 const STACKS: usize = 3;
 /// Frames shown of one stack.
-const FRAMES: usize = 6;
+const FRAMES: usize = 8;
 
 pub(super) fn render(out: &mut String, snapshot: &Snapshot, process: &Process, style: Style) {
     let ends = process.image_ns.saturating_add(process.observed_ms.saturating_add(1).saturating_mul(1_000_000));
@@ -22,34 +22,34 @@ pub(super) fn render(out: &mut String, snapshot: &Snapshot, process: &Process, s
     if !raises.is_empty() {
         heading(out, "Raises of the threshold", style);
         for raise in raises.iter().take(RAISES) {
-            one_raise(out, raise, style);
+            one_raise(out, raise, process, style);
         }
         if raises.len() > RAISES {
             style.sentence(out, 2, Tone::Quiet, &format!("and {} more", count((raises.len() - RAISES) as u64)));
         }
     }
     let mappings: Vec<&Arc<Mapping>> = snapshot.mappings.iter().filter(|mapping| own(mapping.id, mapping.ns)).collect();
-    by_stack(out, &mappings, style);
+    by_stack(out, &mappings, process, style);
 }
 
-fn one_raise(out: &mut String, raise: &Raise, style: Style) {
+fn one_raise(out: &mut String, raise: &Raise, process: &Process, style: Style) {
     push(out, &format!("  {} -> {}, thread {}", bytes(raise.from_bytes), bytes(raise.to_bytes), raise.tid));
     match (raise.chunk_bytes, &raise.stack) {
         (None, _) => style.sentence(out, 4, Tone::Quiet, "seen only later: who raised it is not known"),
         (Some(_), None) => style.sentence(out, 4, Tone::Quiet, "by a free whose stack was not named"),
         (Some(chunk), Some(stack)) => {
             push(out, &format!("    by the free of a mapped chunk of {} in", bytes(chunk)));
-            frames(out, stack, style);
+            frames(out, stack, process, style);
         }
     }
     if let Some(stack) = &raise.mapped_by {
         push(out, "    a chunk of that size was last mapped in");
-        frames(out, stack, style);
+        frames(out, stack, process, style);
     }
 }
 
 /// The stacks that had most bytes mapped; a sampled stack stands for its weight.
-fn by_stack(out: &mut String, mappings: &[&Arc<Mapping>], style: Style) {
+fn by_stack(out: &mut String, mappings: &[&Arc<Mapping>], process: &Process, style: Style) {
     let mut stacks: BTreeMap<Vec<(Option<&str>, Option<u64>)>, (u64, u64, &Stack)> = BTreeMap::new();
     for mapping in mappings {
         let Some(stack) = mapping.stack.as_deref() else { continue };
@@ -68,24 +68,23 @@ fn by_stack(out: &mut String, mappings: &[&Arc<Mapping>], style: Style) {
     for (calls, size, stack) in stacks.iter().take(STACKS) {
         let about = if sampled { "about " } else { "" };
         push(out, &format!("  {about}{} crossings, {}", count(*calls), bytes(*size)));
-        frames(out, stack, style);
+        frames(out, stack, process, style);
     }
     if stacks.len() > STACKS {
         style.sentence(out, 2, Tone::Quiet, &format!("and {} more stacks", count((stacks.len() - STACKS) as u64)));
     }
 }
 
-fn frames(out: &mut String, stack: &Stack, style: Style) {
-    for frame in stack.frames.iter().take(FRAMES) {
+fn frames(out: &mut String, stack: &Stack, process: &Process, style: Style) {
+    // The allocator's own frames are the same in every stack: the reader wants to know who called it.
+    let libc = process.allocator.as_ref().map(|allocator| allocator.path.as_str());
+    let own = stack.frames.iter().take_while(|frame| libc.is_some() && frame.module.as_deref() == libc).count();
+    let callers = stack.frames.get(own..).filter(|callers| !callers.is_empty()).unwrap_or(&stack.frames);
+    for frame in callers.iter().take(FRAMES) {
         push(out, &format!("      {}", one_frame(frame)));
     }
-    if stack.frames.len() > FRAMES {
-        style.sentence(
-            out,
-            6,
-            Tone::Quiet,
-            &format!("and {} frames more", count((stack.frames.len() - FRAMES) as u64)),
-        );
+    if callers.len() > FRAMES {
+        style.sentence(out, 6, Tone::Quiet, &format!("and {} frames more", count((callers.len() - FRAMES) as u64)));
     }
     if let Some(why) = &stack.cut {
         style.sentence(out, 6, Tone::Quiet, &format!("the stack ends here: {}", printable(why, 120)));

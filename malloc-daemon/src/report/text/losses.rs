@@ -76,7 +76,9 @@ fn meaning(reason: LossReason) -> &'static str {
             Loss::TargetTableFull => "children that were not recorded, no room to mark them",
         },
         LossReason::ProgramMissed => "hits not counted, another program was running on that processor",
-        LossReason::IncidentDropped => "raises or mapped chunks without their line or their stack, counts are not affected",
+        LossReason::IncidentDropped => {
+            "raises or mapped chunks without their line or their stack, counts are not affected"
+        }
         LossReason::ProcessDropped => "ended processes no longer in this report, the daemon keeps no more",
     }
 }
