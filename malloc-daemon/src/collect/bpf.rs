@@ -208,6 +208,9 @@ impl EventSource for Events {
     }
 }
 
+/// Receives one sample: the event, instruction, stack and frame pointer, the stack from the stack pointer upwards.
+pub type OnSample<'a> = &'a mut dyn FnMut(Event, [u64; 3], &[u8]);
+
 /// The ring of events that carry a stack.
 pub struct Samples {
     ring: RingBuf<MapData>,
@@ -223,9 +226,8 @@ impl Samples {
         Ok(Self { ring: object.take_map("SAMPLES")? })
     }
 
-    /// Calls `f` for each sample that waits: the event, instruction, stack and frame pointer, the stack from the stack
-    /// pointer upwards.
-    pub fn drain(&mut self, f: &mut dyn FnMut(Event, [u64; 3], &[u8])) {
+    /// Calls `f` for each sample that waits.
+    pub fn drain(&mut self, f: OnSample<'_>) {
         while let Some(item) = self.ring.next() {
             if let Some((event, registers, stack)) = sample_from_bytes(&item) {
                 f(event, registers, stack);

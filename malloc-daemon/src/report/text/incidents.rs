@@ -48,9 +48,12 @@ fn one_raise(out: &mut String, raise: &Raise, process: &Process, style: Style) {
     }
 }
 
+/// What makes two stacks one: module and offset of each frame.
+type Places<'a> = Vec<(Option<&'a str>, Option<u64>)>;
+
 /// The stacks that had most bytes mapped; a sampled stack stands for its weight.
 fn by_stack(out: &mut String, mappings: &[&Arc<Mapping>], process: &Process, style: Style) {
-    let mut stacks: BTreeMap<Vec<(Option<&str>, Option<u64>)>, (u64, u64, &Stack)> = BTreeMap::new();
+    let mut stacks: BTreeMap<Places<'_>, (u64, u64, &Stack)> = BTreeMap::new();
     for mapping in mappings {
         let Some(stack) = mapping.stack.as_deref() else { continue };
         let key = stack.frames.iter().map(|frame| (frame.module.as_deref(), frame.offset)).collect();
