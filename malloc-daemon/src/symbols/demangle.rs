@@ -95,7 +95,7 @@ mod tests {
     fn names_of_each_language_become_readable() {
         assert_eq!(demangled("malloc"), "malloc");
         assert_eq!(demangled("_ZN5outer5innerEi"), "outer::inner(int)");
-        assert_eq!(demangled("_ZN5outer5innerEi.part.0"), "outer::inner(int).part.0");
+        assert_eq!(demangled("_ZN5outer5innerEi.part.0"), "outer::inner(int) [clone .part.0]");
         assert_eq!(demangled("_RNvCskwGfYPst2Cb_3foo16example_function"), "foo::example_function");
         assert_eq!(demangled("_ZN3foo3bar17h05af221e174051e9E"), "foo::bar");
     }

@@ -97,6 +97,9 @@ pub enum StackEnd {
     StackCut,
     /// The bytes on the stack, or the file's rules for them, contradict themselves.
     Corrupt,
+    /// The last frame's rules need a register other than those of [`Sample`], and no frame since has saved it. Seen in
+    /// the dynamic linker, which binds a function at its first call with the stack pointer kept in `rbx`.
+    RegisterUnknown,
     /// The last frame's file has no rules for its address, and no plausible frame pointer helps.
     NoUnwindInformation {
         /// The file.

@@ -132,8 +132,10 @@ impl Modules {
         let debug_bytes = self.limits.debug_bytes;
         let Some(module) = self.modules.get_mut(&id) else { return Vec::new() };
         let mut calls = module.lines(debug_bytes).map(|lines| lines.calls_at(vaddr, count)).unwrap_or_default();
-        // Of the function itself, the last, debug data may know only the line.
-        if calls.last().is_none_or(|call| call.function.is_none())
+        // Of the function itself, the last, debug data may know only the line, or one of libc's inner names
+        // (`__GI___libc_malloc`) where the symbols have the one that people use.
+        let is_poor = |name: &Option<String>| name.as_ref().is_none_or(|name| name.starts_with("__"));
+        if calls.last().is_none_or(|call| is_poor(&call.function))
             && let Some(name) = module.tables().functions.name_at(vaddr)
         {
             let name = Some(super::demangle::demangled(name));

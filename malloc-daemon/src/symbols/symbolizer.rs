@@ -98,6 +98,7 @@ impl Symbolizer {
             match step {
                 Ok(Some(caller)) => Caller { registers, exact } = caller,
                 Ok(None) => return (frames, StackEnd::Complete),
+                Err(Stop::RegisterUnknown) => return (frames, StackEnd::RegisterUnknown),
                 Err(Stop::Cut) => return (frames, StackEnd::StackCut),
                 Err(Stop::Corrupt) if !by_frame_pointer => return (frames, StackEnd::Corrupt),
                 Err(_) => return (frames, StackEnd::NoUnwindInformation { module: place.name.to_string() }),

@@ -93,6 +93,8 @@ pub enum Stop {
     NoRules,
     /// The copied bytes end before the answer.
     Cut,
+    /// A rule needs a register that the sample does not hold and no frame since has saved.
+    RegisterUnknown,
     /// Stack or rules contradict themselves.
     Corrupt,
 }
@@ -176,7 +178,7 @@ impl CallFrames {
         }
         let cfa = match row.cfa() {
             CfaRule::RegisterAndOffset { register, offset } => {
-                registers.get(*register).ok_or(Stop::Corrupt)?.wrapping_add_signed(*offset)
+                registers.get(*register).ok_or(Stop::RegisterUnknown)?.wrapping_add_signed(*offset)
             }
             CfaRule::Expression(expression) => at.expression(*expression, None)?,
         };
@@ -200,7 +202,7 @@ impl CallFrames {
                 Err(_) => {}
             }
         }
-        let ip = caller.get(return_address).ok_or(Stop::Corrupt)?;
+        let ip = caller.get(return_address).ok_or(Stop::RegisterUnknown)?;
         caller.set(X86_64::RA, Some(ip));
         caller.set(X86_64::RSP, Some(caller.get(X86_64::RSP).unwrap_or(cfa)));
         Ok((ip != 0).then_some(Caller { registers: caller, exact }))
@@ -321,7 +323,7 @@ impl Evaluating<'_, '_> {
                     evaluation.resume_with_memory(Value::Generic(self.stack.word(address)?))
                 }
                 EvaluationResult::RequiresRegister { register, .. } => {
-                    let value = self.registers.get(register).ok_or(Stop::Corrupt)?;
+                    let value = self.registers.get(register).ok_or(Stop::RegisterUnknown)?;
                     evaluation.resume_with_register(Value::Generic(value))
                 }
                 _ => return Err(Stop::Corrupt),
