@@ -16,6 +16,7 @@ pub mod plan;
 pub mod sites;
 mod slots;
 pub mod symbols;
+pub mod usdt;
 
 pub use contents::Contents;
 pub use elf::{BuildId, ElfError};

@@ -7,8 +7,9 @@ use malloc_common::site::{Cookie, Role};
 use object::read::ReadRef;
 
 use super::glibc::{self, OutOfLine, Wrapper};
+use super::infer::Unidentified;
 use super::{AllocatorFunction, HOOK_LIMIT, Hook, MallocPar, Missing};
-use crate::targets::decode::{Arguments, BODY_LIMIT, Execution, Flow, Instruction, x86_64};
+use crate::targets::decode::{Arguments, BODY_LIMIT, Execution, Flow, Instruction, Machine};
 use crate::targets::elf::Elf;
 use crate::targets::sites::{entry_site, execution};
 use crate::targets::slots::named_slots;
@@ -41,6 +42,7 @@ struct Stretch<'data> {
 /// The allocator's code in one file, and what has been made of it.
 pub struct Scan<'a, 'data, R> {
     elf: &'a Elf<'data, R>,
+    machine: Machine,
     mp: Option<MallocPar>,
     notes: &'a mut Vec<String>,
     functions: BTreeMap<u64, AllocatorFunction>,
@@ -58,9 +60,16 @@ pub struct Scan<'a, 'data, R> {
 
 impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
     /// Reads and decodes the functions that `symbols` names.
-    pub fn new(elf: &'a Elf<'data, R>, symbols: &[Symbol], mp: Option<MallocPar>, notes: &'a mut Vec<String>) -> Self {
+    pub fn new(
+        elf: &'a Elf<'data, R>,
+        machine: Machine,
+        symbols: &[Symbol],
+        mp: Option<MallocPar>,
+        notes: &'a mut Vec<String>,
+    ) -> Self {
         let mut scan = Self {
             elf,
+            machine,
             mp,
             notes,
             functions: fold(elf, symbols),
@@ -103,7 +112,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             }
             self.allowance = self.allowance.saturating_sub(function.size);
             let Some(code) = self.elf.bytes_at(function.vaddr, function.size) else { continue };
-            let body: Vec<Instruction> = x86_64::decode(code, function.vaddr).collect();
+            let body: Vec<Instruction> = self.machine.decode(code, function.vaddr);
             let end = body.last().map_or(function.vaddr, Instruction::end);
             if end.checked_sub(function.vaddr) != Some(function.size) {
                 self.notes.push(format!("{} was decoded up to {end:#x} only.", function.name));
@@ -154,7 +163,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             let Some(unnamed) = usize::try_from(end.saturating_sub(*vaddr)).ok().and_then(|at| code.get(at..)) else {
                 continue;
             };
-            let body: Vec<Instruction> = x86_64::decode(unnamed, *end).collect();
+            let body: Vec<Instruction> = self.machine.decode(unnamed, *end);
             let decoded = body.last().map_or(*end, Instruction::end);
             if decoded.checked_sub(*end) != Some(gap) {
                 self.notes.push(format!("The code behind {symbol} was decoded up to {decoded:#x} only."));
@@ -174,7 +183,8 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
     }
 
     /// Hooks the entries of the public functions and, when they are known, of the `internals`.
-    pub fn entries(&mut self, internals: bool) {
+    /// `unidentified` says of some why they are not.
+    pub fn entries(&mut self, internals: bool, unidentified: &[Unidentified]) {
         for function in function::ALL {
             let place = self.counted.iter().find(|(_, counted)| **counted == function).map(|(vaddr, _)| *vaddr);
             if let Some(vaddr) = place {
@@ -189,7 +199,10 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             let usable = |stretch: &&Stretch<'_>| whole(stretch) && (!stretch.reshaped || arguments == 1);
             let places: Vec<u64> = self.stretches.iter().filter(usable).map(|stretch| stretch.vaddr).collect();
             if places.is_empty() {
-                let why = if self.stretches.iter().any(|stretch| whole(&stretch)) {
+                let told = unidentified.iter().find(|function| function.name == name);
+                let why = if let Some(told) = told {
+                    &format!("not identified in this stripped libc: {}", told.why)
+                } else if self.stretches.iter().any(|stretch| whole(&stretch)) {
                     "this build passes it other arguments than its source says"
                 } else {
                     "this build inlines it: it has no symbol of its own"
@@ -205,7 +218,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
     fn entry_at(&mut self, vaddr: u64, role: Role, arguments: usize) {
         let stretch = self.stretches.iter().find(|stretch| stretch.vaddr == vaddr && stretch.function != UNNAMED);
         let site = stretch.and_then(|stretch| {
-            let site = entry_site(stretch.code, &stretch.body, Arguments::first(arguments), &self.targets)?;
+            let site = entry_site(self.machine, stretch.code, &stretch.body, Arguments::first(arguments), &self.targets)?;
             Some((stretch.symbol.clone(), site))
         });
         let Some((symbol, site)) = site else {
@@ -235,7 +248,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
                 let Some(role) = role else { continue };
                 let offset = instruction.vaddr.saturating_sub(stretch.vaddr);
                 let at = usize::try_from(offset).ok().and_then(|offset| stretch.code.get(offset..));
-                let cost = execution(instruction, at.unwrap_or_default());
+                let cost = execution(self.machine, instruction, at.unwrap_or_default());
                 found.push((role, stretch.symbol.clone(), offset, instruction.vaddr, cost, instruction.flow));
             }
         }
@@ -273,10 +286,11 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
 
     /// Where a branch leads, also by way of the linkage table.
     fn destination(&self, flow: Flow, linked: &BTreeMap<u64, u64>) -> Option<u64> {
-        /// `endbr64` and a jump with a prefix.
+        /// `endbr64` and a jump with a prefix; aarch64 does not name the slot in the jump itself.
         const STUB_BYTES: u64 = 16;
+        const STUB_INSTRUCTIONS: usize = 2;
         let slot_of = |flow| match flow {
-            Flow::Indirect { slot } => slot.and_then(|slot| linked.get(&slot).copied()),
+            Flow::Indirect { slot, .. } => slot.and_then(|slot| linked.get(&slot).copied()),
             _ => None,
         };
         let Some(target) = flow.target() else { return slot_of(flow) };
@@ -284,7 +298,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             return Some(target);
         }
         let stub = self.elf.bytes_at(target, STUB_BYTES)?;
-        let through = x86_64::decode(stub, target).take(2).find(|instruction| instruction.flow != Flow::Next);
+        let through = self.machine.decode(stub, target).into_iter().take(STUB_INSTRUCTIONS).find(|instruction| instruction.flow != Flow::Next);
         through.and_then(|instruction| slot_of(instruction.flow)).or(Some(target))
     }
 
