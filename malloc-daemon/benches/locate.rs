@@ -5,12 +5,8 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use malloc_daemon::targets::locate;
 
-const PLACES: [&str; 4] = [
-    "/lib/x86_64-linux-gnu/libc.so.6",
-    "/lib64/libc.so.6",
-    "/lib/aarch64-linux-gnu/libc.so.6",
-    "/usr/lib/libc.so.6",
-];
+const PLACES: [&str; 4] =
+    ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6", "/lib/aarch64-linux-gnu/libc.so.6", "/usr/lib/libc.so.6"];
 
 fn stripped_libc(criterion: &mut Criterion) {
     let Some(bytes) = PLACES.iter().find_map(|path| std::fs::read(path).ok()) else {

@@ -200,7 +200,8 @@ fn memory_aarch64(text: &str) -> Option<Place> {
         Some(text) => match number(text.strip_prefix('#').unwrap_or(text)) {
             Some(displacement) => (None, displacement),
             None => {
-                let shift = third.map_or(Some(0), |third| third.strip_prefix("lsl ")?.trim_start_matches('#').parse().ok());
+                let shift =
+                    third.map_or(Some(0), |third| third.strip_prefix("lsl ")?.trim_start_matches('#').parse().ok());
                 (Some((register(text)?, 1u8.checked_shl(shift?).filter(|scale| *scale <= 8 && *scale > 0)?)), 0)
             }
         },

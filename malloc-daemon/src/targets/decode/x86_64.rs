@@ -12,8 +12,7 @@ use super::{Arguments, Emulation, Flow, Instruction, Stack};
 pub const MAX_LENGTH: u64 = 15;
 
 /// The System V convention: rdi, rsi, rdx, rcx, r8, r9; rax and r8 to r11 are lost too.
-pub const CONVENTION: Convention =
-    Convention { arguments: [7, 6, 2, 1, 8, 9], clobbered: Registers(0b1111_1100_0111) };
+pub const CONVENTION: Convention = Convention { arguments: [7, 6, 2, 1, 8, 9], clobbered: Registers(0b1111_1100_0111) };
 
 /// Decodes `code`, which is loaded at `vaddr`, to its end or to the first bytes that are no instruction.
 pub fn decode(code: &[u8], vaddr: u64) -> impl Iterator<Item = Instruction> {

@@ -108,8 +108,12 @@ pub fn is_allocator_code(name: &str) -> bool {
 /// Whether the symbol `name` is needed at all.
 pub fn is_wanted(name: &str) -> bool {
     const OBJECTS: [&str; 3] = ["mp_", "main_arena", "__morecore"];
-    // mprotect and malloc_trim lead the inference; they are no wrappers that are probed.
-    is_allocator_code(name) || OBJECTS.contains(&name) || name == "mprotect" || WRAPPERS.iter().any(|(known, _)| *known == name)
+    // Heaps are told by these wrappers, which are not probed.
+    const TELLING: [&str; 2] = ["mprotect", "madvise"];
+    is_allocator_code(name)
+        || OBJECTS.contains(&name)
+        || TELLING.contains(&name)
+        || WRAPPERS.iter().any(|(known, _)| *known == name)
 }
 
 /// The counted function of that name.

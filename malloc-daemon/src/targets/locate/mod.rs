@@ -14,8 +14,8 @@ use super::decode::{Execution, Machine};
 use super::elf::{BuildId, Elf, ElfError};
 use super::symbols::{self, Binding, Source, Symbol, Table};
 use super::usdt::{self, UsdtProbe};
-use malloc_common::depth::Depth;
 use infer::Inference;
+use malloc_common::depth::Depth;
 use scan::Scan;
 
 /// The most probes one file is given: twice what any glibc seen needs.
@@ -184,9 +184,19 @@ pub fn locate<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Loc
     scan.entries(glibc && named, &inferred.unidentified);
     scan.branches(glibc && named);
     let (hooks, functions, mut missing) = scan.finish();
-    if glibc && !named && let Some(why) = &found.why_no_internals {
+    if glibc
+        && !named
+        && let Some(why) = &found.why_no_internals
+    {
         missing.push(Missing { depth: Depth::Arena, what: "_int_malloc".into(), why: why.clone() });
         missing.push(Missing { depth: Depth::Sysmalloc, what: "sysmalloc and the slow path".into(), why: why.clone() });
+    }
+    if named {
+        missing.extend(inferred.unidentified.into_iter().map(|one| Missing {
+            depth: if one.name == "_int_malloc" { Depth::Arena } else { Depth::Sysmalloc },
+            what: one.name.into(),
+            why: format!("not identified in this stripped libc: {}", one.why),
+        }));
     }
     if !glibc {
         notes.push("Calls between public functions are seen only in those functions themselves.".into());

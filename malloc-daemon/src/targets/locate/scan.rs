@@ -7,7 +7,7 @@ use malloc_common::site::{Cookie, Role};
 use object::read::ReadRef;
 
 use super::glibc::{self, OutOfLine, Wrapper};
-use super::infer::Unidentified;
+use super::infer::{self, Unidentified};
 use super::{AllocatorFunction, HOOK_LIMIT, Hook, MallocPar, Missing};
 use crate::targets::decode::{Arguments, BODY_LIMIT, Execution, Flow, Instruction, Machine};
 use crate::targets::elf::Elf;
@@ -52,6 +52,8 @@ pub struct Scan<'a, 'data, R> {
     /// The entries of the counted functions.
     counted: BTreeMap<u64, Function>,
     wrappers: BTreeMap<u64, Wrapper>,
+    /// The pointer `__morecore`, where the file exports one.
+    morecore: Option<u64>,
     /// Where any branch leads.
     targets: BTreeSet<u64>,
     hooks: BTreeMap<(Depth, u64, Role), Hook>,
@@ -77,6 +79,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             allowance: CODE_LIMIT,
             counted: BTreeMap::new(),
             wrappers: BTreeMap::new(),
+            morecore: symbols.iter().find(|symbol| symbol.name == "__morecore").map(|symbol| symbol.vaddr),
             targets: BTreeSet::new(),
             hooks: BTreeMap::new(),
             missing: Vec::new(),
@@ -183,7 +186,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
     }
 
     /// Hooks the entries of the public functions and, when they are known, of the `internals`.
-    /// `unidentified` says of some why they are not.
+    /// Those that are `unidentified` are reported as such elsewhere.
     pub fn entries(&mut self, internals: bool, unidentified: &[Unidentified]) {
         for function in function::ALL {
             let place = self.counted.iter().find(|(_, counted)| **counted == function).map(|(vaddr, _)| *vaddr);
@@ -199,10 +202,10 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             let usable = |stretch: &&Stretch<'_>| whole(stretch) && (!stretch.reshaped || arguments == 1);
             let places: Vec<u64> = self.stretches.iter().filter(usable).map(|stretch| stretch.vaddr).collect();
             if places.is_empty() {
-                let told = unidentified.iter().find(|function| function.name == name);
-                let why = if let Some(told) = told {
-                    &format!("not identified in this stripped libc: {}", told.why)
-                } else if self.stretches.iter().any(|stretch| whole(&stretch)) {
+                if unidentified.iter().any(|function| function.name == name) {
+                    continue;
+                }
+                let why = if self.stretches.iter().any(|stretch| whole(&stretch)) {
                     "this build passes it other arguments than its source says"
                 } else {
                     "this build inlines it: it has no symbol of its own"
@@ -218,7 +221,8 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
     fn entry_at(&mut self, vaddr: u64, role: Role, arguments: usize) {
         let stretch = self.stretches.iter().find(|stretch| stretch.vaddr == vaddr && stretch.function != UNNAMED);
         let site = stretch.and_then(|stretch| {
-            let site = entry_site(self.machine, stretch.code, &stretch.body, Arguments::first(arguments), &self.targets)?;
+            let site =
+                entry_site(self.machine, stretch.code, &stretch.body, Arguments::first(arguments), &self.targets)?;
             Some((stretch.symbol.clone(), site))
         });
         let Some((symbol, site)) = site else {
@@ -252,6 +256,9 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
                 found.push((role, stretch.symbol.clone(), offset, instruction.vaddr, cost, instruction.flow));
             }
         }
+        if internals {
+            found.extend(self.through_morecore(out_of_line));
+        }
         for (role, symbol, offset, vaddr, cost, flow) in found {
             if matches!(flow, Flow::Branch(_)) {
                 // The probe fires before the branch is decided: it would also count the branches not taken.
@@ -264,6 +271,25 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
         if internals {
             self.note_absent_origins();
         }
+    }
+
+    /// Growth and trimming up to glibc 2.33: calls through the pointer `__morecore`.
+    fn through_morecore(&self, out_of_line: OutOfLine) -> Vec<(Role, String, u64, u64, Execution, Flow)> {
+        let Some(pointer) = self.morecore else { return Vec::new() };
+        let mut found = Vec::new();
+        for stretch in self.stretches.iter().filter(|stretch| stretch.function != UNNAMED) {
+            let Some(role) = glibc::origin(&stretch.function, Wrapper::Break, out_of_line) else { continue };
+            for vaddr in infer::morecore_calls(self.elf, self.machine, pointer, stretch.code, stretch.vaddr) {
+                let Some(instruction) = stretch.body.iter().find(|instruction| instruction.vaddr == vaddr) else {
+                    continue;
+                };
+                let offset = vaddr.saturating_sub(stretch.vaddr);
+                let at = usize::try_from(offset).ok().and_then(|offset| stretch.code.get(offset..));
+                let cost = execution(self.machine, instruction, at.unwrap_or_default());
+                found.push((role, stretch.symbol.clone(), offset, vaddr, cost, instruction.flow));
+            }
+        }
+        found
     }
 
     /// Slots of the linkage table that lead to a counted function or a wrapper of this file, and its address.
@@ -298,7 +324,12 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             return Some(target);
         }
         let stub = self.elf.bytes_at(target, STUB_BYTES)?;
-        let through = self.machine.decode(stub, target).into_iter().take(STUB_INSTRUCTIONS).find(|instruction| instruction.flow != Flow::Next);
+        let through = self
+            .machine
+            .decode(stub, target)
+            .into_iter()
+            .take(STUB_INSTRUCTIONS)
+            .find(|instruction| instruction.flow != Flow::Next);
         through.and_then(|instruction| slot_of(instruction.flow)).or(Some(target))
     }
 
@@ -317,9 +348,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
         .collect();
         for (role, what) in absent {
             let why = match role {
-                Role::Grow | Role::Trim => {
-                    "no direct branch to sbrk: glibc up to 2.33 calls through the pointer __morecore"
-                }
+                Role::Grow | Role::Trim => "no branch to sbrk, nor a call through the pointer __morecore, was found",
                 _ => "no direct branch to the system call's wrapper was found",
             };
             self.lack(Depth::Sysmalloc, what, why);

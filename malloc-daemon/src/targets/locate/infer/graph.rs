@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::rc::Rc;
 
+use object::LittleEndian as LE;
 use object::read::ReadRef;
 
 use super::flow::{self, Exit, Facts, Known, Reading, Through};
@@ -39,6 +40,8 @@ pub struct Graph<'a, 'data, R> {
     slots: &'a BTreeMap<u64, u64>,
     /// Where functions are taken for the allocator's own; beyond it none is looked into.
     near: Range<u64>,
+    /// The linkage tables: their stubs unwind as one and belong together no more than that.
+    linkage: Vec<Range<u64>>,
     allowance: u64,
     facts: HashMap<u64, Rc<Facts>>,
     wholes: HashMap<u64, Rc<Whole>>,
@@ -53,7 +56,22 @@ impl<'a, 'data, R: ReadRef<'data>> Graph<'a, 'data, R> {
         slots: &'a BTreeMap<u64, u64>,
         near: Range<u64>,
     ) -> Self {
-        Self { elf, machine, frames, slots, near, allowance: CODE_LIMIT, facts: HashMap::new(), wholes: HashMap::new() }
+        let linkage = [&b".plt"[..], b".plt.got", b".plt.sec"].into_iter().filter_map(|name| {
+            let section = elf.section(name)?;
+            let start = section.sh_addr.get(LE);
+            Some(start..start.saturating_add(section.sh_size.get(LE)))
+        });
+        Self {
+            elf,
+            machine,
+            frames,
+            slots,
+            near,
+            linkage: linkage.collect(),
+            allowance: CODE_LIMIT,
+            facts: HashMap::new(),
+            wholes: HashMap::new(),
+        }
     }
 
     /// Whether a function that may be the allocator's begins at `vaddr`.
@@ -87,7 +105,7 @@ impl<'a, 'data, R: ReadRef<'data>> Graph<'a, 'data, R> {
                     continue;
                 }
                 let Some(other) = self.frames.holding(exit.target) else { continue };
-                if other == vaddr {
+                if other == vaddr || self.linkage.iter().any(|table| table.contains(&exit.target)) {
                     continue;
                 }
                 // Nothing but a part of the same function is jumped into the middle of, or jumps back into it.

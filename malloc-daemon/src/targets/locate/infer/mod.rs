@@ -6,13 +6,14 @@ mod frames;
 mod graph;
 mod rules;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use malloc_common::function;
 use malloc_common::site::{ArenaLayout, MpLayout};
 use object::read::ReadRef;
 
 pub use data::{arena_layout, mp_layout};
+use flow::{Reading, follow};
 use frames::Frames;
 use graph::Graph;
 use rules::{Data, Roots, Rules, Told, Verdict};
@@ -131,12 +132,13 @@ fn tell<'data, R: ReadRef<'data>>(
         mmap: root("mmap")?,
         munmap: root("munmap")?,
         mprotect: root("mprotect")?,
+        madvise: root("madvise")?,
         mremap: root("mremap")?,
         sbrk: root("sbrk")?,
         morecore: exported("__morecore"),
     };
     let frames = Frames::read(elf).map_err(|error| error.to_string())?;
-    let slots = morecore_slots(elf, known);
+    let slots = roots.morecore.map_or_else(BTreeMap::new, |pointer| morecore_slots(elf, pointer));
     let public = [roots.malloc, roots.calloc, roots.realloc, roots.free, roots.malloc_trim];
     let first = public.iter().min().copied().unwrap_or(0).saturating_sub(NEAR_BYTES);
     let last = public.iter().max().copied().unwrap_or(0).saturating_add(NEAR_BYTES);
@@ -146,20 +148,19 @@ fn tell<'data, R: ReadRef<'data>>(
     let internal = functions_of(&told).into_iter().filter_map(|(_, verdict)| verdict.clone().ok().flatten());
     let public: Vec<(&str, u64)> =
         function::ALL.iter().filter_map(|function| Some((function.name(), exported(function.name())?))).collect();
-    for function in internal.chain(told.trimmers.iter().copied()).chain(public.iter().map(|(_, vaddr)| *vaddr)) {
+    for function in internal.chain(public.iter().map(|(_, vaddr)| *vaddr)) {
         parts.insert(function, graph.whole(function).parts.clone());
     }
     Ok((told, Code { frames, public, parts }))
 }
 
 /// The slots through which code reaches the pointer `__morecore`, which is exported, and its address.
-fn morecore_slots<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, known: &[Symbol]) -> BTreeMap<u64, u64> {
-    let Some(pointer) = known.iter().find(|symbol| symbol.name == "__morecore") else { return BTreeMap::new() };
+fn morecore_slots<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, pointer: u64) -> BTreeMap<u64, u64> {
     let slots = named_slots(elf, |name| name == "__morecore").unwrap_or_default();
-    slots.into_keys().map(|slot| (slot, pointer.vaddr)).collect()
+    slots.into_keys().map(|slot| (slot, pointer)).collect()
 }
 
-fn functions_of(told: &Told) -> [(&'static str, &Verdict); 10] {
+fn functions_of(told: &Told) -> [(&'static str, &Verdict); 11] {
     [
         ("_int_malloc", &told.int_malloc),
         ("sysmalloc", &told.sysmalloc),
@@ -171,19 +172,16 @@ fn functions_of(told: &Told) -> [(&'static str, &Verdict); 10] {
         ("alloc_new_heap", &told.alloc_new_heap),
         ("new_heap", &told.new_heap),
         ("_int_free", &told.int_free),
+        ("heap_trim", &told.heap_trim),
     ]
 }
 
 /// Static probes that lie in a function of known name wherever the function is not inlined.
-const WITNESSES: [(&str, &str); 3] = [
-    ("sysmalloc", "memory_sbrk_more"),
-    ("systrim", "memory_sbrk_less"),
-    ("alloc_new_heap", "memory_heap_new"),
-];
+const WITNESSES: [(&str, &str); 3] =
+    [("sysmalloc", "memory_sbrk_more"), ("systrim", "memory_sbrk_less"), ("alloc_new_heap", "memory_heap_new")];
 
 fn name(found: &mut Inference, told: &Told, code: &Code, probes: &[UsdtProbe], version: Option<&str>) {
     let Code { frames, public, parts } = code;
-    let mut named = BTreeSet::new();
     for (name, verdict) in functions_of(told) {
         let vaddr = match verdict {
             Ok(Some(vaddr)) => *vaddr,
@@ -205,14 +203,7 @@ fn name(found: &mut Inference, told: &Told, code: &Code, probes: &[UsdtProbe], v
                 continue;
             }
         };
-        // From glibc 2.41 on, free does the rest of _int_free itself.
-        let name = if name == "_int_free" && since_241(version) { "_int_free_chunk" } else { name };
-        named.insert(vaddr);
-        pieces_of(found, name, &pieces, frames, source);
-    }
-    for vaddr in told.trimmers.iter().filter(|vaddr| !named.contains(*vaddr)) {
-        let pieces = parts.get(vaddr).cloned().unwrap_or_default();
-        pieces_of(found, "heap_trim", &pieces, frames, Source::Inferred);
+        pieces_of(found, name_in(version, name), &pieces, frames, source);
     }
     for vaddr in &told.morecore {
         let size = frames.length(*vaddr).unwrap_or(0);
@@ -242,8 +233,29 @@ fn witnessed(name: &str, pieces: &[u64], frames: &Frames, probes: &[UsdtProbe]) 
     Some(sites.any(|site| frames.holding(site.vaddr).is_some_and(|start| pieces.contains(&start))))
 }
 
-fn since_241(version: Option<&str>) -> bool {
+/// What the function `name` of the rules is called in that version: 2.41 took `_int_free` apart, 2.43 did so anew.
+fn name_in(version: Option<&str>, name: &'static str) -> &'static str {
     let mut numbers = version.unwrap_or_default().split('.').map(|number| number.parse::<u32>().unwrap_or(0));
-    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    (major, minor) >= (2, 41)
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    match name {
+        "_int_free" if version >= (2, 41) => "_int_free_chunk",
+        "heap_trim" if version >= (2, 43) => "_int_free_maybe_trim",
+        "heap_trim" if version >= (2, 41) => "_int_free_maybe_consolidate",
+        name => name,
+    }
+}
+
+/// Where the code of a function, which lies at `vaddr`, calls through the pointer `__morecore`: the one way in which
+/// glibc up to 2.33 asks for more heap or less.
+pub fn morecore_calls<'data, R: ReadRef<'data>>(
+    elf: &Elf<'data, R>,
+    machine: Machine,
+    pointer: u64,
+    code: &[u8],
+    vaddr: u64,
+) -> Vec<u64> {
+    let slots = morecore_slots(elf, pointer);
+    let reading = Reading { convention: machine.convention(), slots: &slots };
+    let facts = follow(&machine.steps(code, vaddr), vaddr, vaddr.saturating_add(code.len() as u64), reading);
+    facts.throughs.into_iter().filter(|through| through.pointer == pointer).map(|through| through.vaddr).collect()
 }

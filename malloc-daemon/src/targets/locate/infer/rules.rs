@@ -26,6 +26,7 @@ pub struct Roots {
     pub mmap: u64,
     pub munmap: u64,
     pub mprotect: u64,
+    pub madvise: u64,
     pub mremap: u64,
     pub sbrk: u64,
     /// The pointer `__morecore`, up to glibc 2.33.
@@ -57,8 +58,8 @@ pub struct Told {
     pub new_heap: Verdict,
     pub int_free: Verdict,
     pub morecore: BTreeSet<u64>,
-    /// Other functions that free reaches and that give an arena's heap back.
-    pub trimmers: BTreeSet<u64>,
+    /// What gives an arena's heap back, where it is apart from `_int_free`.
+    pub heap_trim: Verdict,
 }
 
 /// The rules, applied to one file.
@@ -95,7 +96,8 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
         };
         let after = "sysmalloc is not known, whose callee it is";
         let (alloc_new_heap, new_heap) = self.new_heap();
-        let heaps: Vec<u64> = [&alloc_new_heap, &new_heap].into_iter().filter_map(|v| v.clone().ok().flatten()).collect();
+        let heaps: Vec<u64> =
+            [&alloc_new_heap, &new_heap].into_iter().filter_map(|v| v.clone().ok().flatten()).collect();
         let sysmalloc_mmap = grower.map_or(unknown(after), |grower| self.mapper(grower, &heaps, true));
         let sysmalloc_mmap_fallback = grower.map_or(unknown(after), |grower| self.mapper(grower, &heaps, false));
         let munmap_chunk = self.munmap_chunk();
@@ -107,9 +109,7 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
             let callees = self.graph.whole(from).callees.clone();
             morecore.extend(callees.into_iter().filter(|callee| self.is_morecore(*callee)));
         }
-        let known: Vec<u64> =
-            [&munmap_chunk, &systrim, &int_free, &alloc_new_heap].into_iter().filter_map(|v| v.clone().ok().flatten()).collect();
-        let trimmers = self.trimmers(&known, im);
+        let heap_trim = self.heap_trim(&int_free);
         Told {
             int_malloc,
             sysmalloc,
@@ -122,7 +122,7 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
             new_heap,
             int_free,
             morecore,
-            trimmers,
+            heap_trim,
         }
     }
 
@@ -204,6 +204,8 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
                 && !heaps.contains(&callee)
                 && self.graph.whole(callee).callees.contains(&self.roots.mmap)
                 && self.counts_maps(callee) == counting
+                // What reports an error maps its message, and unmaps the one before.
+                && !self.graph.whole(callee).callees.contains(&self.roots.munmap)
             {
                 candidates.push(callee);
             }
@@ -315,20 +317,24 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
         only(&candidates, if inlined { Ok(None) } else { unknown("no function fits its rule") })
     }
 
-    /// What free reaches, on the way to giving memory back, that unmaps or maps anew: parts of `_int_free` that the
-    /// build keeps apart.
-    fn trimmers(&mut self, known: &[u64], int_malloc: Option<u64>) -> BTreeSet<u64> {
-        let roots = self.roots;
-        let mut found = BTreeSet::new();
-        for function in self.graph.reach(roots.free, 4).into_keys() {
-            let whole = self.graph.whole(function);
-            let gives_back = whole.callees.contains(&roots.munmap);
-            let allocates = int_malloc.is_some_and(|im| function == im || whole.callees.contains(&im));
-            if function != roots.free && gives_back && !allocates && !known.contains(&function) {
-                found.insert(function);
-            }
+    /// What `_int_free` leads to that unmaps heaps, and takes the pages from what it keeps of them.
+    fn heap_trim(&mut self, int_free: &Verdict) -> Verdict {
+        let from = match int_free {
+            Ok(Some(int_free)) => *int_free,
+            Ok(None) => self.roots.free,
+            Err(_) => return unknown("_int_free is not known, which leads to it"),
+        };
+        if self.gives_heaps_back(from) {
+            return Ok(None);
         }
-        found
+        let mut candidates: Vec<u64> = self.graph.reach(from, 3).into_keys().collect();
+        candidates.retain(|function| self.gives_heaps_back(*function));
+        only(&candidates, unknown("no function fits its rule"))
+    }
+
+    fn gives_heaps_back(&mut self, function: u64) -> bool {
+        let callees = &self.graph.whole(function).callees;
+        callees.contains(&self.roots.munmap) && callees.contains(&self.roots.madvise)
     }
 
     /// How often `function` asks for more heap or less.
