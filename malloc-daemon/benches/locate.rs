@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use malloc_daemon::targets::locate;
+use malloc_daemon::targets::analyse;
 
 const PLACES: [&str; 4] =
     ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6", "/lib/aarch64-linux-gnu/libc.so.6", "/usr/lib/libc.so.6"];
@@ -14,7 +14,7 @@ fn stripped_libc(criterion: &mut Criterion) {
         return;
     };
     criterion.bench_function("locate a stripped libc", |bencher| {
-        bencher.iter(|| locate(black_box(&*bytes), None).expect("a libc"));
+        bencher.iter(|| analyse(black_box(&*bytes), None).expect("a libc"));
     });
 }
 

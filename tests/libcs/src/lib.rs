@@ -1,1 +1,4 @@
-//! What the tests of real libcs share.
+//! Real libcs with their debug files: fetched from a Debian archive, unpacked below `target`, never installed.
+
+pub mod archive;
+pub mod compare;

@@ -1,7 +1,7 @@
 //! Holds the text and the JSON of `locate` to their golden files.
 
 use malloc_common::function::Function as Public;
-use malloc_common::site::Cookie;
+use malloc_common::site::{ArenaLayout, Cookie};
 use proptest::prelude::*;
 
 use super::*;

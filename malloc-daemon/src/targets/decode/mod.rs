@@ -18,6 +18,15 @@ pub enum Machine {
 }
 
 impl Machine {
+    /// The one this program runs on; `None` where that is not decoded.
+    pub const HOST: Option<Self> = if cfg!(target_arch = "x86_64") {
+        Some(Machine::X86_64)
+    } else if cfg!(target_arch = "aarch64") {
+        Some(Machine::Aarch64)
+    } else {
+        None
+    };
+
     /// That of an `e_machine`.
     #[must_use]
     pub const fn of(e_machine: u16) -> Option<Self> {

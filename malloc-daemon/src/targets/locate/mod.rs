@@ -138,8 +138,21 @@ impl Located {
 /// A file that defines no `malloc` has no hooks and says so in `missing`.
 ///
 /// # Errors
-/// When the file is no ELF file of a supported kind, or its tables cannot be read.
+/// When the file is no ELF file of the machine this program runs on, or its tables cannot be read. An emulator maps files
+/// of other machines, and a probe in one would overwrite what it interprets: [`analyse`] looks into those.
 pub fn locate<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Located, ElfError> {
+    let machine = Elf::parse(file)?.machine();
+    if Machine::HOST.is_none() || Machine::of(machine) != Machine::HOST {
+        return Err(ElfError::UnsupportedMachine { machine });
+    }
+    analyse(file, debug)
+}
+
+/// [`locate`] for a file of any machine that is decoded; its hooks are to be shown and never attached.
+///
+/// # Errors
+/// When the file is no ELF file of a supported kind, or its tables cannot be read.
+pub fn analyse<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Located, ElfError> {
     let elf = Elf::parse(file)?;
     let Some(machine) = Machine::of(elf.machine()) else {
         return Err(ElfError::UnsupportedMachine { machine: elf.machine() });
