@@ -1,6 +1,7 @@
 //! How long it takes to find the probes of this machine's libc, without its debug file.
 
 use std::hint::black_box;
+use std::io::Write as _;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use malloc_daemon::targets::analyse;
@@ -10,7 +11,7 @@ const PLACES: [&str; 4] =
 
 fn stripped_libc(criterion: &mut Criterion) {
     let Some(bytes) = PLACES.iter().find_map(|path| std::fs::read(path).ok()) else {
-        eprintln!("skipped: no libc.so.6 in {}", PLACES.join(", "));
+        writeln!(std::io::stderr(), "skipped: none of {} is there", PLACES.join(", ")).expect("standard error");
         return;
     };
     criterion.bench_function("locate a stripped libc", |bencher| {

@@ -16,6 +16,8 @@ const NAME_LIMIT: usize = 256;
 const ARGUMENTS_LIMIT: usize = 4096;
 /// The most arguments a probe can have.
 const ARGUMENT_LIMIT: usize = 12;
+/// What `sys/sdt.h` aligns its notes to, on every machine.
+const NOTE_ALIGN: u64 = 4;
 /// The note's type.
 const STAPSDT: u32 = 3;
 
@@ -83,7 +85,7 @@ pub fn read<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<Vec<UsdtPro
     // A file relinked after the notes were written has moved as its base section has.
     let base = elf.section(b".stapsdt.base").map(|section| section.sh_addr.get(LE));
     let mut probes = Vec::new();
-    let Ok(mut notes) = NoteIterator::<FileHeader64<LE>>::new(LE, section.sh_addralign.get(LE).max(4), bytes) else {
+    let Ok(mut notes) = NoteIterator::<FileHeader64<LE>>::new(LE, NOTE_ALIGN, bytes) else {
         return Ok(probes);
     };
     while let Ok(Some(note)) = notes.next() {
@@ -239,6 +241,7 @@ fn register(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::targets::fixture::{BASE, File, Symtab, address, libc};
     use proptest::prelude::*;
 
     fn places(text: &str) -> Vec<Result<Argument, String>> {
@@ -288,6 +291,60 @@ mod tests {
             assert_eq!(places(text), [Err(text.to_owned())]);
         }
         assert_eq!(places(""), []);
+    }
+
+    fn note(words: [u64; 3], text: &str) -> Vec<u8> {
+        let words: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let body = [&words, text.as_bytes()].concat();
+        let mut note: Vec<u8> = [8, body.len() as u32, STAPSDT].iter().flat_map(|word| word.to_le_bytes()).collect();
+        note.extend(b"stapsdt\0");
+        note.extend(body);
+        note.resize(note.len().next_multiple_of(4), 0);
+        note
+    }
+
+    fn with_notes(notes: Vec<u8>) -> Vec<u8> {
+        let extra = vec![(".note.stapsdt", elf::SHT_NOTE, notes), (".stapsdt.base", elf::SHT_PROGBITS, vec![0])];
+        File { extra, ..libc() }.bytes(Symtab::Stripped)
+    }
+
+    #[test]
+    fn a_note_gives_a_probe_that_has_moved_with_its_base() {
+        let file = with_notes(Vec::new());
+        let base = Elf::parse(&*file).unwrap().section(b".stapsdt.base").expect("the base").sh_addr.get(LE);
+        // The base lies behind the notes: as many bytes later as they have.
+        let text = "libc\0memory_sbrk_more\08@%rax 8@16+mp_(%rip)\0";
+        let size = (note([0; 3], text).len() * 2) as u64;
+        let base = base + size;
+        let moved = 0x1000;
+        let notes = [
+            note([address(3), base, 0], text),
+            note([address(4) - moved, base - moved, address(0) - moved], "libc\0memory_sbrk_more\0\0"),
+        ];
+        let mut notes = notes.concat();
+        notes.resize(size as usize, 0);
+        let found = probes(&*with_notes(notes)).expect("an ELF file");
+        let places: Vec<_> = found.iter().map(|probe| (probe.vaddr, probe.semaphore)).collect();
+        assert_eq!(places, [(address(3), None), (address(4), Some(address(0)))]);
+        assert!(found.iter().all(|probe| probe.provider == "libc" && probe.name == "memory_sbrk_more"));
+        assert_eq!(
+            found[0].arguments,
+            [good(8, false, Place::Register("rax".into())), Err("8@16+mp_(%rip)".to_owned())]
+        );
+        assert_eq!(found[1].arguments, []);
+        assert_eq!(found[0].file_offset, address(3) - BASE);
+    }
+
+    #[test]
+    fn a_note_that_ends_too_early_is_left_out() {
+        let whole = note([address(3), 0, 0], "libc\0memory_sbrk_more\0\0");
+        for text in ["libc", "\0\0\0", "libc\0memory_sbrk_more"] {
+            let found = probes(&*with_notes([note([address(3), 0, 0], text), whole.clone()].concat())).expect("a file");
+            assert!(found.len() <= 1, "{found:?}");
+        }
+        for length in 0..whole.len() {
+            let _ = probes(&*with_notes(whole[..length].to_vec()));
+        }
     }
 
     proptest! {

@@ -51,7 +51,7 @@ fn what_is_told_of_a_stripped_libc_is_what_its_symbols_say() {
     print(&names, &columns);
     not_run.iter().for_each(|line| println!("not run: {line}"));
     assert!(!columns.is_empty(), "no libc was looked at: {not_run:?}");
-    assert_eq!(failures, [String::new(); 0]);
+    assert!(failures.is_empty(), "{failures:#?}");
 }
 
 fn print(names: &[&str], columns: &[(String, Vec<Verdict>)]) {

@@ -130,7 +130,9 @@ fn step(vaddr: u64, word: u32, raw: &Raw) -> Step {
         }
         _ => {
             access(&mut step, raw);
-            if !stores(word) {
+            if fetches(word) {
+                step.writes = Registers(step.writes.0 | unknown(vaddr, word).writes.0);
+            } else if !stores(word) {
                 write(&mut step, first);
                 if step.pair_bytes != 0 {
                     write(&mut step, second);
@@ -173,15 +175,22 @@ fn access(step: &mut Step, raw: &Raw) {
     }
 }
 
-/// Whether the instruction is a store of general or vector registers, which writes none of them: the encoding group of
-/// loads and stores, with the bits that mean load clear. Exclusive stores, which write their verdict, count as loads.
+/// Whether the instruction stores general or vector registers and so writes none of them: in the encoding groups of
+/// pairs and of single registers, the bits that mean load are clear. Exclusive stores, which write their verdict, are in
+/// another group.
 fn stores(word: u32) -> bool {
-    let group = word >> 25 & 0b101 == 0b100;
-    let pair = word >> 27 & 0b111 == 0b101;
-    let single = word >> 27 & 0b111 == 0b111 && word >> 24 & 1 == 0 || word >> 27 & 0b111 == 0b111;
-    let load = if pair { word >> 22 & 1 == 1 } else { word >> 22 & 0b11 != 0 };
-    let vector_store = word >> 26 & 1 == 1 && word >> 22 & 1 == 0;
-    group && (pair || single) && (!load || vector_store)
+    let (vector, opc) = (word >> 26 & 1 == 1, word >> 22 & 0b11);
+    match word >> 27 & 0b111 {
+        0b101 => opc & 1 == 0,
+        0b111 if vector => opc & 1 == 0,
+        0b111 => opc == 0 && !fetches(word),
+        _ => false,
+    }
+}
+
+/// Whether the instruction changes memory and loads what was there, as `ldadd` and `swp` do: encoded as stores are.
+fn fetches(word: u32) -> bool {
+    word >> 27 & 0b111 == 0b111 && word >> 26 & 1 == 0 && word >> 21 & 1 == 1 && word >> 10 & 0b11 == 0
 }
 
 fn write(step: &mut Step, part: Part) {
@@ -298,6 +307,7 @@ mod tests {
         assert_eq!(effect(0xa940_0801).writes, Registers(0b110)); // ldp x1, x2, [x0]
         assert_eq!(effect(0xa940_0801).pair_bytes, 8);
         assert_eq!(effect(0x3d80_0000).writes, Registers(0)); // str q0, [x0]
+        assert_eq!(effect(0xf820_0041).writes, Registers(0b10)); // ldadd x0, x1, [x2]
     }
 
     #[test]

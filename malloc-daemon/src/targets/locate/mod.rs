@@ -189,6 +189,7 @@ pub fn analyse<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Lo
     let arena_layout = main_arena.map_or(ArenaLayout::Unknown, |vaddr| {
         infer::arena_layout(&elf, machine, vaddr).unwrap_or(ArenaLayout::Unknown)
     });
+    notes.extend(inferred.notes.iter().cloned());
     let mut scan = Scan::new(&elf, machine, &found.symbols, mp, &mut notes);
     let named = found.internals_by != Source::Exports;
     if glibc {
@@ -201,6 +202,8 @@ pub fn analyse<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Lo
         && !named
         && let Some(why) = &found.why_no_internals
     {
+        let told = inferred.unidentified.iter().find(|one| one.name == "_int_malloc");
+        let why = told.map_or_else(|| why.clone(), |told| format!("{why}; nor does its code tell: {}", told.why));
         missing.push(Missing { depth: Depth::Arena, what: "_int_malloc".into(), why: why.clone() });
         missing.push(Missing { depth: Depth::Sysmalloc, what: "sysmalloc and the slow path".into(), why: why.clone() });
     }

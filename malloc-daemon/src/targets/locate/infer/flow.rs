@@ -60,8 +60,8 @@ pub struct Facts {
     pub exits: Vec<Exit>,
     /// The addresses it reads, writes or takes.
     pub references: BTreeSet<u64>,
-    /// What it compares, where one side is known.
-    pub comparisons: Vec<[Option<Known>; 2]>,
+    /// Where it compares two values, and what is known of them.
+    pub comparisons: Vec<(u64, [Option<Known>; 2])>,
     /// Calls by way of a pointer.
     pub throughs: Vec<Through>,
 }
@@ -205,7 +205,7 @@ fn observe(facts: &mut Facts, state: &State, step: &Step, range: Range<u64>, rea
         }
     }
     if let Some([one, other]) = step.compares {
-        facts.comparisons.push([value(state, one), value(state, other)]);
+        facts.comparisons.push((step.vaddr, [value(state, one), value(state, other)]));
     }
     let first = reading.convention.arguments.first().and_then(|register| get(state, *register));
     let argument = match first {

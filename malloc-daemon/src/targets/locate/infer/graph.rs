@@ -26,8 +26,8 @@ pub struct Whole {
     pub exits: Vec<Exit>,
     /// The addresses it reads, writes or takes.
     pub references: BTreeSet<u64>,
-    /// What it compares.
-    pub comparisons: Vec<[Option<Known>; 2]>,
+    /// Where it compares two values, and what is known of them.
+    pub comparisons: Vec<(u64, [Option<Known>; 2])>,
     /// Its calls by way of a pointer.
     pub throughs: Vec<Through>,
 }

@@ -5,6 +5,8 @@ mod flow;
 mod frames;
 mod graph;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -43,8 +45,8 @@ pub struct Inference {
     pub symbols: Vec<Symbol>,
     /// What fits no rule, or too many functions fit.
     pub unidentified: Vec<Unidentified>,
-    /// Functions this build has no code of its own for.
-    pub inlined: Vec<&'static str>,
+    /// What else a reader should know, a sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Inference {
@@ -185,10 +187,7 @@ fn name(found: &mut Inference, told: &Told, code: &Code, probes: &[UsdtProbe], v
     for (name, verdict) in functions_of(told) {
         let vaddr = match verdict {
             Ok(Some(vaddr)) => *vaddr,
-            Ok(None) => {
-                found.inlined.push(name);
-                continue;
-            }
+            Ok(None) => continue,
             Err(why) => {
                 found.lack(name, why.clone());
                 continue;
@@ -204,6 +203,11 @@ fn name(found: &mut Inference, told: &Told, code: &Code, probes: &[UsdtProbe], v
             }
         };
         pieces_of(found, name_in(version, name), &pieces, frames, source);
+    }
+    if let Some(vaddr) = told.threshold_compared.first() {
+        found.notes.push(format!(
+            "sysmalloc is a part of _int_malloc in this build; it compares the threshold at {vaddr:#x}."
+        ));
     }
     for vaddr in &told.morecore {
         let size = frames.length(*vaddr).unwrap_or(0);

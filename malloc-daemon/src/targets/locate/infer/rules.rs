@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use malloc_common::site::MpOffsets;
+use malloc_common::site::{MP_MMAP_THRESHOLD, MpOffsets};
 use object::read::ReadRef;
 
 use super::flow::Known;
@@ -49,6 +49,8 @@ pub type Verdict = Result<Option<u64>, String>;
 pub struct Told {
     pub int_malloc: Verdict,
     pub sysmalloc: Verdict,
+    /// Where the code of sysmalloc compares the threshold, when it is a part of `_int_malloc`.
+    pub threshold_compared: Vec<u64>,
     pub sysmalloc_mmap: Verdict,
     pub sysmalloc_mmap_fallback: Verdict,
     pub munmap_chunk: Verdict,
@@ -94,6 +96,10 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
             Ok(separate) => separate.or(im),
             Err(_) => None,
         };
+        let threshold_compared = match (&sysmalloc, im) {
+            (Ok(None), Some(im)) => self.compared(im).into_iter().map(|(vaddr, _)| vaddr).collect(),
+            _ => Vec::new(),
+        };
         let after = "sysmalloc is not known, whose callee it is";
         let (alloc_new_heap, new_heap) = self.new_heap();
         let heaps: Vec<u64> =
@@ -113,6 +119,7 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
         Told {
             int_malloc,
             sysmalloc,
+            threshold_compared,
             sysmalloc_mmap,
             sysmalloc_mmap_fallback,
             munmap_chunk,
@@ -172,10 +179,8 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
             }
         }
         if let [one] = *candidates {
-            let threshold = Known::Loaded(self.data.mp + u64::from(malloc_common::site::MP_MMAP_THRESHOLD));
-            let whole = self.graph.whole(one);
-            let sides = [Some(threshold), Some(Known::Argument(0))];
-            if !whole.comparisons.iter().any(|[a, b]| [*a, *b] == sides || [*b, *a] == sides) {
+            let argument = Some(Known::Argument(0));
+            if !self.compared(one).iter().any(|(_, sides)| sides.contains(&argument)) {
                 return unknown("what fits its rule is not seen to compare its first argument with the threshold");
             }
         }
@@ -183,10 +188,17 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
         only(&candidates, if inlined { Ok(None) } else { unknown("no function fits its rule") })
     }
 
+    /// Where `function` compares something with the threshold.
+    fn compared(&mut self, function: u64) -> Vec<(u64, [Option<Known>; 2])> {
+        let threshold = Some(Known::Loaded(self.data.mp + u64::from(MP_MMAP_THRESHOLD)));
+        let comparisons = &self.graph.whole(function).comparisons;
+        comparisons.iter().filter(|(_, sides)| sides.contains(&threshold)).copied().collect()
+    }
+
     fn decides(&mut self, function: u64) -> bool {
         let Data { mp, offsets, .. } = self.data;
         let references = &self.graph.whole(function).references;
-        references.contains(&(mp + u64::from(malloc_common::site::MP_MMAP_THRESHOLD)))
+        references.contains(&(mp + u64::from(MP_MMAP_THRESHOLD)))
             && references.contains(&(mp + u64::from(offsets.n_mmaps_max)))
     }
 
