@@ -7,7 +7,7 @@ use malloc_common::site::{Cookie, Role};
 use object::read::ReadRef;
 
 use super::glibc::{self, OutOfLine, Wrapper};
-use super::infer::{self, Unidentified};
+use super::infer::{Morecore, Unidentified};
 use super::{AllocatorFunction, HOOK_LIMIT, Hook, MallocPar, Missing};
 use crate::targets::decode::{Arguments, BODY_LIMIT, Execution, Flow, Instruction, Machine};
 use crate::targets::elf::Elf;
@@ -275,11 +275,11 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
 
     /// Growth and trimming up to glibc 2.33: calls through the pointer `__morecore`.
     fn through_morecore(&self, out_of_line: OutOfLine) -> Vec<(Role, String, u64, u64, Execution, Flow)> {
-        let Some(pointer) = self.morecore else { return Vec::new() };
+        let Some(morecore) = self.morecore.map(|pointer| Morecore::at(self.elf, pointer)) else { return Vec::new() };
         let mut found = Vec::new();
         for stretch in self.stretches.iter().filter(|stretch| stretch.function != UNNAMED) {
             let Some(role) = glibc::origin(&stretch.function, Wrapper::Break, out_of_line) else { continue };
-            for vaddr in infer::morecore_calls(self.elf, self.machine, pointer, stretch.code, stretch.vaddr) {
+            for vaddr in morecore.calls(self.machine, stretch.code, stretch.vaddr) {
                 let Some(instruction) = stretch.body.iter().find(|instruction| instruction.vaddr == vaddr) else {
                     continue;
                 };

@@ -102,7 +102,9 @@ pub fn arena_layout<'data, R: ReadRef<'data>>(
     let mut found = Vec::new();
     relative(elf, machine, |slot, value| {
         if value == vaddr {
-            let fits = |layout: &ArenaLayout| layout.offsets().is_some_and(|at| slot == vaddr + u64::from(at.next));
+            let fits = |layout: &ArenaLayout| {
+                layout.offsets().is_some_and(|at| slot.checked_sub(vaddr) == Some(u64::from(at.next)))
+            };
             found.extend(ArenaLayout::KNOWN.into_iter().filter(fits));
         }
     })?;

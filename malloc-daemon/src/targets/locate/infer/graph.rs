@@ -12,8 +12,9 @@ use super::frames::Frames;
 use crate::targets::decode::{BODY_LIMIT, Machine};
 use crate::targets::elf::Elf;
 
-/// The most code that is followed for one file: twenty times what glibc's malloc and its surroundings have.
-const CODE_LIMIT: u64 = 2 << 20;
+/// The most code that is followed for one file: all that can lie near malloc, twice. In a file made to take long, functions
+/// overlap, and each is followed anew.
+const CODE_LIMIT: u64 = 512 << 10;
 
 /// A function with the parts of it that lie elsewhere.
 #[derive(Debug, Default)]

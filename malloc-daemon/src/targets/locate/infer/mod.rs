@@ -140,7 +140,7 @@ fn tell<'data, R: ReadRef<'data>>(
         morecore: exported("__morecore"),
     };
     let frames = Frames::read(elf).map_err(|error| error.to_string())?;
-    let slots = roots.morecore.map_or_else(BTreeMap::new, |pointer| morecore_slots(elf, pointer));
+    let slots = roots.morecore.map(|pointer| Morecore::at(elf, pointer).slots).unwrap_or_default();
     let public = [roots.malloc, roots.calloc, roots.realloc, roots.free, roots.malloc_trim];
     let first = public.iter().min().copied().unwrap_or(0).saturating_sub(NEAR_BYTES);
     let last = public.iter().max().copied().unwrap_or(0).saturating_add(NEAR_BYTES);
@@ -154,12 +154,6 @@ fn tell<'data, R: ReadRef<'data>>(
         parts.insert(function, graph.whole(function).parts.clone());
     }
     Ok((told, Code { frames, public, parts }))
-}
-
-/// The slots through which code reaches the pointer `__morecore`, which is exported, and its address.
-fn morecore_slots<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, pointer: u64) -> BTreeMap<u64, u64> {
-    let slots = named_slots(elf, |name| name == "__morecore").unwrap_or_default();
-    slots.into_keys().map(|slot| (slot, pointer)).collect()
 }
 
 fn functions_of(told: &Told) -> [(&'static str, &Verdict); 11] {
@@ -249,17 +243,26 @@ fn name_in(version: Option<&str>, name: &'static str) -> &'static str {
     }
 }
 
-/// Where the code of a function, which lies at `vaddr`, calls through the pointer `__morecore`: the one way in which
-/// glibc up to 2.33 asks for more heap or less.
-pub fn morecore_calls<'data, R: ReadRef<'data>>(
-    elf: &Elf<'data, R>,
-    machine: Machine,
+/// The pointer `__morecore`: the one way in which glibc up to 2.33 asks for more heap or less.
+pub struct Morecore {
     pointer: u64,
-    code: &[u8],
-    vaddr: u64,
-) -> Vec<u64> {
-    let slots = morecore_slots(elf, pointer);
-    let reading = Reading { convention: machine.convention(), slots: &slots };
-    let facts = follow(&machine.steps(code, vaddr), vaddr, vaddr.saturating_add(code.len() as u64), reading);
-    facts.throughs.into_iter().filter(|through| through.pointer == pointer).map(|through| through.vaddr).collect()
+    /// The slots through which code reaches it, for it is exported.
+    slots: BTreeMap<u64, u64>,
+}
+
+impl Morecore {
+    /// The pointer that lies at `pointer`.
+    pub fn at<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, pointer: u64) -> Self {
+        let slots = named_slots(elf, |name| name == "__morecore").unwrap_or_default();
+        Self { pointer, slots: slots.into_keys().map(|slot| (slot, pointer)).collect() }
+    }
+
+    /// Where the code of a function, which lies at `vaddr`, calls through it.
+    pub fn calls(&self, machine: Machine, code: &[u8], vaddr: u64) -> Vec<u64> {
+        let reading = Reading { convention: machine.convention(), slots: &self.slots };
+        let end = vaddr.saturating_add(code.len() as u64);
+        let facts = follow(&machine.steps(code, vaddr), vaddr, end, reading);
+        let through = facts.throughs.into_iter().filter(|through| through.pointer == self.pointer);
+        through.map(|through| through.vaddr).collect()
+    }
 }

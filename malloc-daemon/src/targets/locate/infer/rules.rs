@@ -41,6 +41,13 @@ pub struct Data {
     pub main_arena: u64,
 }
 
+impl Data {
+    /// The address of the field of `mp_` at `offset`.
+    fn field(&self, offset: u32) -> u64 {
+        self.mp.wrapping_add(u64::from(offset))
+    }
+}
+
 /// One function's verdict: where it is; `Ok(None)` when the build has no such function; or why it is not known.
 pub type Verdict = Result<Option<u64>, String>;
 
@@ -190,20 +197,20 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
 
     /// Where `function` compares something with the threshold.
     fn compared(&mut self, function: u64) -> Vec<(u64, [Option<Known>; 2])> {
-        let threshold = Some(Known::Loaded(self.data.mp + u64::from(MP_MMAP_THRESHOLD)));
+        let threshold = Some(Known::Loaded(self.data.field(MP_MMAP_THRESHOLD)));
         let comparisons = &self.graph.whole(function).comparisons;
         comparisons.iter().filter(|(_, sides)| sides.contains(&threshold)).copied().collect()
     }
 
     fn decides(&mut self, function: u64) -> bool {
-        let Data { mp, offsets, .. } = self.data;
+        let data = self.data;
         let references = &self.graph.whole(function).references;
-        references.contains(&(mp + u64::from(MP_MMAP_THRESHOLD)))
-            && references.contains(&(mp + u64::from(offsets.n_mmaps_max)))
+        references.contains(&data.field(MP_MMAP_THRESHOLD))
+            && references.contains(&data.field(data.offsets.n_mmaps_max))
     }
 
     fn counts_maps(&mut self, function: u64) -> bool {
-        let n_mmaps = self.data.mp + u64::from(self.data.offsets.n_mmaps);
+        let n_mmaps = self.data.field(self.data.offsets.n_mmaps);
         self.graph.whole(function).references.contains(&n_mmaps)
     }
 
