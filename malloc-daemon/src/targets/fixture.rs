@@ -290,3 +290,20 @@ pub fn libc() -> File {
         extra: Vec::new(),
     }
 }
+
+/// A note of a static probe at `vaddr`; `text` is provider, name and arguments, each with a NUL behind it.
+pub fn note(vaddr: u64, text: &str) -> Vec<u8> {
+    note_of([vaddr, 0, 0], text)
+}
+
+/// A note of a static probe: its address, that of the base section, and its semaphore's.
+pub fn note_of(words: [u64; 3], text: &str) -> Vec<u8> {
+    const STAPSDT: u32 = 3;
+    let words: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let body = [&words, text.as_bytes()].concat();
+    let mut note: Vec<u8> = [8, body.len() as u32, STAPSDT].iter().flat_map(|word| word.to_le_bytes()).collect();
+    note.extend(b"stapsdt\0");
+    note.extend(body);
+    note.resize(note.len().next_multiple_of(4), 0);
+    note
+}

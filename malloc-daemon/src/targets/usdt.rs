@@ -241,7 +241,7 @@ fn register(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::targets::fixture::{BASE, File, Symtab, address, libc};
+    use crate::targets::fixture::{self, BASE, File, Symtab, address, libc};
     use proptest::prelude::*;
 
     fn places(text: &str) -> Vec<Result<Argument, String>> {
@@ -294,13 +294,7 @@ mod tests {
     }
 
     fn note(words: [u64; 3], text: &str) -> Vec<u8> {
-        let words: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let body = [&words, text.as_bytes()].concat();
-        let mut note: Vec<u8> = [8, body.len() as u32, STAPSDT].iter().flat_map(|word| word.to_le_bytes()).collect();
-        note.extend(b"stapsdt\0");
-        note.extend(body);
-        note.resize(note.len().next_multiple_of(4), 0);
-        note
+        fixture::note_of(words, text)
     }
 
     fn with_notes(notes: Vec<u8>) -> Vec<u8> {

@@ -189,6 +189,10 @@ fn name(found: &mut Inference, told: &Told, code: &Code, probes: &[UsdtProbe], v
         };
         let pieces = parts.get(&vaddr).cloned().unwrap_or_default();
         let source = match witnessed(name, &pieces, frames, probes) {
+            _ if name.starts_with("sysmalloc_") && found.unidentified.iter().any(|one| one.name == "sysmalloc") => {
+                found.lack(name, "sysmalloc is not known, whose callee it is");
+                continue;
+            }
             Some(true) => Source::Usdt,
             None => Source::Inferred,
             Some(false) => {

@@ -5,7 +5,8 @@ use malloc_common::site::{ArenaLayout, MpLayout, Role};
 use object::elf;
 use proptest::prelude::*;
 
-use crate::targets::fixture::{BASE, File, Function, Symtab, Visibility, branch, libc};
+use crate::targets::decode::Execution;
+use crate::targets::fixture::{BASE, File, Function, Symtab, Visibility, branch, libc, note};
 use crate::targets::locate::{Located, locate};
 use crate::targets::symbols::Source;
 
@@ -17,6 +18,10 @@ const ATTACHED: usize = 2176;
 const THRESHOLD: u64 = 16;
 const N_MMAPS: u64 = 60;
 const N_MMAPS_MAX: u64 = 64;
+
+/// Where the pointer `__morecore` lies, and the slot that holds its address.
+const MORECORE: u64 = BASE + 0x18;
+const MORECORE_SLOT: u64 = BASE + 0x20;
 
 /// One piece of code.
 #[derive(Clone, Copy)]
@@ -31,10 +36,12 @@ enum Op {
     CompareOther,
     /// Makes `main_arena` the first argument.
     MainArena,
+    /// Calls through the pointer `__morecore`, which it reaches by way of its slot.
+    Morecore,
     /// So many instructions that do nothing.
     Nops(usize),
 }
-use Op::{Call, Compare, CompareOther, Jump, MainArena, Nops, Read};
+use Op::{Call, Compare, CompareOther, Jump, MainArena, Morecore, Nops, Read};
 
 type Row = (&'static str, Visibility, Vec<Op>);
 
@@ -88,6 +95,7 @@ fn length(ops: &[Op]) -> u64 {
         Call(_) | Jump(_) => 5,
         Read(_) => 6,
         Compare | CompareOther | MainArena => 7,
+        Morecore => 9,
         Nops(count) => *count as u64,
     });
     each.sum::<u64>() + 1
@@ -120,6 +128,7 @@ fn assemble(rows: &[Row], mp: u64, main_arena: u64) -> File {
                 Compare => branch(&[0x48, 0x39, 0x3d], at, mp + THRESHOLD),
                 CompareOther => branch(&[0x48, 0x39, 0x1d], at, mp + THRESHOLD),
                 MainArena => branch(&[0x48, 0x8d, 0x3d], at, main_arena),
+                Morecore => [branch(&[0x48, 0x8b, 0x05], at, MORECORE_SLOT), vec![0xff, 0x10]].concat(),
                 Nops(count) => vec![0x90; *count],
             });
         }
@@ -250,6 +259,45 @@ fn an_arena_that_fits_twice_is_none() {
     assert_eq!(told.main_arena, None);
     assert_eq!(told.located_by, Source::Exports);
     assert!(lacks(&told).iter().all(|(_, why)| why.contains("main_arena is not known: 2 places fit")));
+}
+
+#[test]
+fn growth_through_a_pointer_is_probed_with_symbols_and_without() {
+    let mut rows = with("systrim", vec![Morecore, Morecore]);
+    let ops = vec![Compare, Read(N_MMAPS_MAX), Call("sysmalloc_mmap"), Morecore, Call("new_heap"), Nops(200)];
+    rows.iter_mut().find(|(name, ..)| *name == "sysmalloc").expect("sysmalloc").2 = ops;
+    rows.retain(|(name, ..)| *name != "__glibc_morecore");
+    let mut file = file(&rows);
+    let functions = &mut file.functions;
+    functions.push(Function { name: "__morecore", vaddr: MORECORE, size: 8, visibility: Visibility::Exported });
+    file.slots = vec![(MORECORE_SLOT, "__morecore")];
+    let told = locate(&*file.bytes(Symtab::Stripped), None).expect("a libc");
+    let named = locate(&*file.bytes(Symtab::Kept), None).expect("a libc");
+    assert_eq!((lacks(&told), lacks(&named)), (Vec::new(), Vec::new()));
+    assert_eq!(places(&told), places(&named));
+    let stepped = |role| {
+        let of_role = told.hooks.iter().filter(move |hook| hook.role == role);
+        of_role.map(|hook| (hook.symbol.as_str(), hook.execution.clone())).collect::<Vec<_>>()
+    };
+    let call = Execution::SingleStepped("call".into());
+    assert_eq!(stepped(Role::Grow), [("sysmalloc", call.clone())]);
+    assert_eq!(stepped(Role::Trim), [("systrim", call.clone()), ("systrim", call)]);
+}
+
+#[test]
+fn a_static_probe_bears_a_function_out_or_contradicts_it() {
+    let with_probe_in = |name: &str| {
+        let mut file = file(&rows());
+        let place = file.functions.iter().find(|function| function.name == name).expect("a known name").vaddr;
+        file.extra.push((".note.stapsdt", elf::SHT_NOTE, note(place + 2, "libc\0memory_sbrk_more\08@%rax\0")));
+        locate(&*file.bytes(Symtab::Stripped), None).expect("a libc")
+    };
+    let borne_out = with_probe_in("sysmalloc");
+    let source = borne_out.functions.iter().find(|one| one.name == "sysmalloc").map(|one| one.source);
+    assert_eq!((source, borne_out.usdt.len()), (Some(Source::Usdt), 1));
+    let contradicted = with_probe_in("systrim");
+    assert!(!has(&contradicted, Role::Sysmalloc) && !has(&contradicted, Role::MapChunk));
+    assert!(lacks(&contradicted).iter().any(|(what, why)| *what == "sysmalloc" && why.contains("contradict")));
 }
 
 proptest! {
