@@ -172,6 +172,65 @@ impl Cookie {
     }
 }
 
+/// Where the fields of `struct malloc_state` (an arena; `main_arena` is one) lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ArenaLayout {
+    /// `main_arena` was not found, or its layout is not one of those below.
+    Unknown = 0,
+    /// glibc 2.23 to 2.26, 2192 bytes.
+    Upto226 = 1,
+    /// glibc 2.27 to 2.42, 2200 bytes.
+    From227 = 2,
+    /// glibc 2.43 and 2.44, 2112 bytes: no fastbins.
+    From243 = 3,
+}
+
+/// Offsets in bytes from the start of an arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArenaOffsets {
+    /// `int flags`
+    pub flags: u32,
+    /// `mchunkptr top`
+    pub top: u32,
+    /// `struct malloc_state *next`: the ring of all arenas
+    pub next: u32,
+    /// `struct malloc_state *next_free`
+    pub next_free: u32,
+    /// `INTERNAL_SIZE_T attached_threads`
+    pub attached_threads: u32,
+    /// `INTERNAL_SIZE_T system_mem`: bytes the arena has of the kernel
+    pub system_mem: u32,
+    /// `INTERNAL_SIZE_T max_system_mem`
+    pub max_system_mem: u32,
+}
+
+impl ArenaLayout {
+    /// Every known layout.
+    pub const KNOWN: [Self; 3] = [ArenaLayout::Upto226, ArenaLayout::From227, ArenaLayout::From243];
+
+    /// The offsets, from the debug information of glibc 2.23 to 2.44 on x86-64 and aarch64, which agree.
+    #[must_use]
+    pub const fn offsets(self) -> Option<ArenaOffsets> {
+        let (top, next) = match self {
+            ArenaLayout::Unknown => return None,
+            ArenaLayout::Upto226 => (88, 2152),
+            ArenaLayout::From227 => (96, 2160),
+            ArenaLayout::From243 => (8, 2072),
+        };
+        // The last five fields follow one another, eight bytes each.
+        Some(ArenaOffsets {
+            flags: 4,
+            top,
+            next,
+            next_free: next + 8,
+            attached_threads: next + 16,
+            system_mem: next + 24,
+            max_system_mem: next + 32,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;

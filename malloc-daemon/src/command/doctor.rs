@@ -147,6 +147,9 @@ fn libc_findings(libc: &Libc) -> Vec<Finding> {
         Source::Symtab => finding("internals", Verdict::Ok, "named by the file's .symtab".to_owned(), None),
         Source::DebugData => finding("internals", Verdict::Ok, "named by the file's .gnu_debugdata".to_owned(), None),
         Source::DebugFile => finding("internals", Verdict::Ok, "named by its debug file".to_owned(), None),
+        Source::Usdt | Source::Inferred => {
+            finding("internals", Verdict::Ok, "told by what its code does: it is stripped".to_owned(), None)
+        }
         Source::Exports => finding("internals", Verdict::Missing, stripped_why(located), Some(STRIPPED_REMEDY)),
     });
     for depth in PROBED {

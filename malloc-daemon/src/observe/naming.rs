@@ -96,6 +96,7 @@ fn told(stack: symbols::Stack) -> Stack {
         StackEnd::StackCut => Some("the copied part of the stack ends".to_owned()),
         StackEnd::Corrupt => Some("the stack contradicts itself".to_owned()),
         StackEnd::NoUnwindInformation { module } => Some(format!("{module} has no unwind information")),
+        StackEnd::RegisterUnknown => Some("the way on needs a register that was not copied".to_owned()),
         StackEnd::ModuleUnknown => Some("the code belongs to no file that is known".to_owned()),
         StackEnd::Deadline => Some("naming it took too long".to_owned()),
     };

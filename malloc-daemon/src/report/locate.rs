@@ -71,7 +71,7 @@ pub struct Document {
     pub complete: bool,
     /// Whose allocator it is.
     pub allocator: Allocator,
-    /// `x86_64`
+    /// `x86_64` or `aarch64`
     pub machine: String,
     /// The allocator's parameters; `null`: not found.
     pub mp: Option<Mp>,
@@ -94,7 +94,7 @@ pub struct Allocator {
     pub version: Option<String>,
     /// Hexadecimal.
     pub build_id: Option<String>,
-    /// `symtab`, `debug_data`, `debug_file` or `exports`
+    /// `symtab`, `debug_data`, `debug_file`, `usdt`, `inferred` or `exports`
     pub located_by: &'static str,
     /// The debug file that was used.
     pub debug_file: Option<String>,
@@ -282,6 +282,8 @@ const fn emulation_name(emulation: Emulation) -> &'static str {
         Emulation::Jmp => "jmp",
         Emulation::Jcc => "jcc",
         Emulation::Call => "call",
+        Emulation::Adr => "adr",
+        Emulation::Br => "br",
     }
 }
 

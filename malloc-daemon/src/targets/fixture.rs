@@ -54,6 +54,10 @@ pub struct File {
     pub strangers: Vec<Function>,
     /// Slots the dynamic linker fills, and the exported function whose address it stores.
     pub slots: Vec<(u64, &'static str)>,
+    /// Slots the dynamic linker fills with an address of the file itself.
+    pub relative: Vec<(u64, u64)>,
+    /// Other sections: name, type, and bytes.
+    pub extra: Vec<(&'static str, elf::SectionType, Vec<u8>)>,
 }
 
 struct Section {
@@ -115,9 +119,13 @@ impl File {
                 let symbol = index.expect("an exported function") as u64 + 1;
                 [*slot, symbol << 32 | u64::from(elf::R_X86_64_JUMP_SLOT.0), 0]
             })
+            .chain(self.relative.iter().flat_map(|(slot, value)| [*slot, u64::from(elf::R_X86_64_RELATIVE.0), *value]))
             .flat_map(u64::to_le_bytes)
             .collect();
         add(&mut file, ".rela.plt", elf::SHT_RELA, next + 1, &relocations);
+        for (name, kind, bytes) in &self.extra {
+            add(&mut file, name, *kind, 0, bytes);
+        }
         if let Some(data) = &self.debug_data {
             add(&mut file, ".gnu_debugdata", elf::SHT_PROGBITS, 0, data);
         }
@@ -278,5 +286,24 @@ pub fn libc() -> File {
         debug_data: None,
         strangers: Vec::new(),
         slots: Vec::new(),
+        relative: Vec::new(),
+        extra: Vec::new(),
     }
+}
+
+/// A note of a static probe at `vaddr`; `text` is provider, name and arguments, each with a NUL behind it.
+pub fn note(vaddr: u64, text: &str) -> Vec<u8> {
+    note_of([vaddr, 0, 0], text)
+}
+
+/// A note of a static probe: its address, that of the base section, and its semaphore's.
+pub fn note_of(words: [u64; 3], text: &str) -> Vec<u8> {
+    const STAPSDT: u32 = 3;
+    let words: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let body = [&words, text.as_bytes()].concat();
+    let mut note: Vec<u8> = [8, body.len() as u32, STAPSDT].iter().flat_map(|word| word.to_le_bytes()).collect();
+    note.extend(b"stapsdt\0");
+    note.extend(body);
+    note.resize(note.len().next_multiple_of(4), 0);
+    note
 }

@@ -16,10 +16,11 @@ pub mod plan;
 pub mod sites;
 mod slots;
 pub mod symbols;
+pub mod usdt;
 
 pub use contents::Contents;
 pub use elf::{BuildId, ElfError};
-pub use locate::{AllocatorKind, Hook, Located, locate};
+pub use locate::{AllocatorKind, Hook, Located, analyse, locate};
 pub use malloc_common::depth::Depth;
 
 /// What discovery asks of the content of a file. A file that is no ELF file, or a malformed one, has none of it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::decode::{Arguments, Execution, Flow, Instruction, Stack, x86_64};
+use super::decode::{Arguments, Execution, Flow, Instruction, Machine, Stack};
 
 /// The instruction that carries an entry probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,13 @@ pub struct Site {
 /// before it or one of `targets` (where branches lead) lies past the entry and not past that instruction: a probe there
 /// would see more than entries. Failing that, it is the entry. `None` when `code` does not begin with an instruction.
 #[must_use]
-pub fn entry_site(code: &[u8], body: &[Instruction], arguments: Arguments, targets: &BTreeSet<u64>) -> Option<Site> {
+pub fn entry_site(
+    machine: Machine,
+    code: &[u8],
+    body: &[Instruction],
+    arguments: Arguments,
+    targets: &BTreeSet<u64>,
+) -> Option<Site> {
     let entry = body.first()?.vaddr;
     let mut pushed: i64 = 0;
     for instruction in body {
@@ -51,29 +57,29 @@ pub fn entry_site(code: &[u8], body: &[Instruction], arguments: Arguments, targe
             break;
         }
     }
-    Some(Site { vaddr: entry, offset: 0, execution: execution(body.first()?, code), pushed_bytes: 0 })
+    Some(Site { vaddr: entry, offset: 0, execution: execution(machine, body.first()?, code), pushed_bytes: 0 })
 }
 
 /// What a hit on `instruction` costs, whose bytes `code` begins with.
 #[must_use]
-pub fn execution(instruction: &Instruction, code: &[u8]) -> Execution {
+pub fn execution(machine: Machine, instruction: &Instruction, code: &[u8]) -> Execution {
     match instruction.emulation {
         Some(emulation) => Execution::Emulated(emulation),
-        None => Execution::SingleStepped(x86_64::mnemonic(code)),
+        None => Execution::SingleStepped(machine.mnemonic(code)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::targets::decode::Emulation;
+    use crate::targets::decode::{Emulation, x86_64};
 
     const ENTRY: u64 = 0x98ef0;
 
     fn site(code: &[u8], arguments: usize) -> Site {
         let body: Vec<_> = x86_64::decode(code, ENTRY).collect();
         let targets = body.iter().filter_map(|instruction| instruction.flow.target()).collect();
-        entry_site(code, &body, Arguments::first(arguments), &targets).expect("an entry")
+        entry_site(Machine::X86_64, code, &body, Arguments::first(arguments), &targets).expect("an entry")
     }
 
     fn emulated(offset: u64, emulation: Emulation, pushed_bytes: u32) -> Site {

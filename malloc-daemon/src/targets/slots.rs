@@ -7,6 +7,7 @@ use object::elf::{self, Rela64};
 use object::pod;
 use object::read::ReadRef;
 
+use super::decode::Machine;
 use super::elf::{Elf, ElfError};
 use super::symbols::DynamicNames;
 
@@ -24,6 +25,11 @@ pub fn named_slots<'data, R: ReadRef<'data>>(
     elf: &Elf<'data, R>,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<BTreeMap<u64, &'data str>, ElfError> {
+    let kinds = match Machine::of(elf.machine()) {
+        Some(Machine::X86_64) => [elf::R_X86_64_JUMP_SLOT.0, elf::R_X86_64_GLOB_DAT.0],
+        Some(Machine::Aarch64) => [elf::R_AARCH64_JUMP_SLOT.0, elf::R_AARCH64_GLOB_DAT.0],
+        None => return Ok(BTreeMap::new()),
+    };
     let mut slots = BTreeMap::new();
     let Some(names) = DynamicNames::open(elf)? else { return Ok(slots) };
     for section in elf.sections().iter().filter(|section| section.sh_type.get(LE) == elf::SHT_RELA).take(TABLES) {
@@ -32,7 +38,7 @@ pub fn named_slots<'data, R: ReadRef<'data>>(
             .map_err(|()| ElfError::Malformed { what: "relocations" })?;
         for relocation in relocations {
             let kind = relocation.r_info.get(LE) & 0xffff_ffff;
-            if kind != u64::from(elf::R_X86_64_JUMP_SLOT.0) && kind != u64::from(elf::R_X86_64_GLOB_DAT.0) {
+            if !kinds.iter().any(|known| u64::from(*known) == kind) {
                 continue;
             }
             let symbol = (relocation.r_info.get(LE) >> 32) as u32;

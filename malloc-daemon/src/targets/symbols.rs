@@ -26,6 +26,10 @@ pub enum Source {
     DebugData,
     /// A separate debug file of the same build id.
     DebugFile,
+    /// A note of the file's own static probes lies in it.
+    Usdt,
+    /// What its code does, in a file that names nothing: every rule had one answer.
+    Inferred,
     /// The exported symbols alone.
     Exports,
 }
@@ -38,6 +42,8 @@ impl Source {
             Source::Symtab => "symtab",
             Source::DebugData => "debug_data",
             Source::DebugFile => "debug_file",
+            Source::Usdt => "usdt",
+            Source::Inferred => "inferred",
             Source::Exports => "exports",
         }
     }

@@ -1,7 +1,7 @@
 //! Holds the text and the JSON of `locate` to their golden files.
 
 use malloc_common::function::Function as Public;
-use malloc_common::site::Cookie;
+use malloc_common::site::{ArenaLayout, Cookie};
 use proptest::prelude::*;
 
 use super::*;
@@ -49,6 +49,8 @@ fn libc() -> Located {
         ],
         mp: Some(MallocPar { vaddr: 0x1d_3340, layout: MpLayout::From235 }),
         main_arena: Some(0x1d_2c60),
+        arena_layout: ArenaLayout::From227,
+        usdt: Vec::new(),
         located_by: Source::DebugFile,
         missing: Vec::new(),
         notes: Vec::new(),

@@ -80,6 +80,7 @@ fn facts(out: &mut String, document: &Document) {
                 ("debug_data", _) => "found by the file's compressed symbol table (.gnu_debugdata)".to_owned(),
                 ("debug_file", Some(path)) => format!("found by its debug file {}", printable(path, LONG)),
                 ("debug_file", None) => "found by its debug file".to_owned(),
+                ("usdt" | "inferred", _) => "found by what the code does: the file is stripped".to_owned(),
                 _ => "not found: the file names its exported functions alone".to_owned(),
             },
         );

@@ -1,6 +1,78 @@
 //! What one machine instruction means to a probe, whatever the architecture.
 
+use object::elf;
+
+pub mod aarch64;
+pub mod step;
 pub mod x86_64;
+
+use step::{Convention, Step};
+
+/// An instruction set that is decoded here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// x86-64
+    X86_64,
+    /// aarch64
+    Aarch64,
+}
+
+impl Machine {
+    /// The one this program runs on; `None` where that is not decoded.
+    pub const HOST: Option<Self> = if cfg!(target_arch = "x86_64") {
+        Some(Machine::X86_64)
+    } else if cfg!(target_arch = "aarch64") {
+        Some(Machine::Aarch64)
+    } else {
+        None
+    };
+
+    /// That of an `e_machine`.
+    #[must_use]
+    pub const fn of(e_machine: u16) -> Option<Self> {
+        match elf::Machine(e_machine) {
+            elf::EM_X86_64 => Some(Machine::X86_64),
+            elf::EM_AARCH64 => Some(Machine::Aarch64),
+            _ => None,
+        }
+    }
+
+    /// Decodes `code`, which is loaded at `vaddr`, to its end or as far as it can be told apart.
+    #[must_use]
+    pub fn decode(self, code: &[u8], vaddr: u64) -> Vec<Instruction> {
+        match self {
+            Machine::X86_64 => x86_64::decode(code, vaddr).collect(),
+            Machine::Aarch64 => aarch64::decode(code, vaddr).collect(),
+        }
+    }
+
+    /// What the instructions of `code`, which is loaded at `vaddr`, do to values.
+    #[must_use]
+    pub fn steps(self, code: &[u8], vaddr: u64) -> Vec<Step> {
+        match self {
+            Machine::X86_64 => x86_64::steps(code, vaddr).collect(),
+            Machine::Aarch64 => aarch64::steps(code, vaddr).collect(),
+        }
+    }
+
+    /// The mnemonic of the instruction `code` begins with, in lower case.
+    #[must_use]
+    pub fn mnemonic(self, code: &[u8]) -> String {
+        match self {
+            Machine::X86_64 => x86_64::mnemonic(code),
+            Machine::Aarch64 => aarch64::mnemonic(code),
+        }
+    }
+
+    /// How its functions pass values.
+    #[must_use]
+    pub const fn convention(self) -> Convention {
+        match self {
+            Machine::X86_64 => x86_64::CONVENTION,
+            Machine::Aarch64 => aarch64::CONVENTION,
+        }
+    }
+}
 
 /// The most of one function's body that is decoded; `_int_malloc`, the largest here, has 4 KiB.
 pub const BODY_LIMIT: u64 = 64 << 10;
@@ -18,6 +90,10 @@ pub enum Emulation {
     Jcc,
     /// A direct call.
     Call,
+    /// aarch64: the address of something near the instruction.
+    Adr,
+    /// aarch64: a branch to what a register holds, or back to the caller.
+    Br,
 }
 
 /// How the kernel executes the instruction under a probe, which decides what a hit costs.
@@ -44,6 +120,8 @@ pub enum Flow {
     Indirect {
         /// Where the target is read from.
         slot: Option<u64>,
+        /// It comes back: a call.
+        call: bool,
     },
     /// Away, or into the kernel.
     End,

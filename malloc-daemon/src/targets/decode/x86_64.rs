@@ -5,10 +5,14 @@ use iced_x86::{
     Register,
 };
 
+use super::step::{Address, Convention, Operand, Registers, Step, Value};
 use super::{Arguments, Emulation, Flow, Instruction, Stack};
 
 /// The longest instruction the processor accepts.
 pub const MAX_LENGTH: u64 = 15;
+
+/// The System V convention: rdi, rsi, rdx, rcx, r8, r9; rax and r8 to r11 are lost too.
+pub const CONVENTION: Convention = Convention { arguments: [7, 6, 2, 1, 8, 9], clobbered: Registers(0b1111_1100_0111) };
 
 /// Decodes `code`, which is loaded at `vaddr`, to its end or to the first bytes that are no instruction.
 pub fn decode(code: &[u8], vaddr: u64) -> impl Iterator<Item = Instruction> {
@@ -34,6 +38,85 @@ pub fn decode(code: &[u8], vaddr: u64) -> impl Iterator<Item = Instruction> {
             stack: stack(&mut facts, &raw),
         })
     })
+}
+
+/// What the instructions of `code`, which is loaded at `vaddr`, do to values. Bytes that are no instruction are skipped
+/// one by one.
+pub fn steps(code: &[u8], vaddr: u64) -> impl Iterator<Item = Step> {
+    let mut decoder = Decoder::with_ip(64, code, vaddr, DecoderOptions::NONE);
+    let mut facts = InstructionInfoFactory::new();
+    let mut raw = Raw::default();
+    std::iter::from_fn(move || {
+        while decoder.can_decode() {
+            let start = decoder.position();
+            decoder.decode_out(&mut raw);
+            if !raw.is_invalid() {
+                return Some(step(&mut facts, &raw));
+            }
+            decoder.set_position(start.checked_add(1)?).ok()?;
+            decoder.set_ip(vaddr.wrapping_add(start as u64).wrapping_add(1));
+        }
+        None
+    })
+}
+
+fn step(facts: &mut InstructionInfoFactory, raw: &Raw) -> Step {
+    let length = u8::try_from(raw.len()).unwrap_or_default();
+    let mut step = Step::new(raw.ip(), length, flow(raw));
+    for used in facts.info(raw).used_registers() {
+        let write = !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
+        if write && let Some(register) = number(used.register()) {
+            step.writes = step.writes.with(register);
+        }
+    }
+    if (0..raw.op_count()).any(|operand| raw.op_kind(operand) == OpKind::Memory) {
+        step.memory = address(raw);
+    }
+    let wide = |register: Register| register.is_gpr64().then(|| number(register)).flatten();
+    match raw.mnemonic() {
+        Mnemonic::Lea | Mnemonic::Mov => {
+            let to = (raw.op0_kind() == OpKind::Register).then(|| wide(raw.op0_register())).flatten();
+            let value = match (raw.mnemonic(), raw.op1_kind()) {
+                (Mnemonic::Lea, _) => step.memory.map(Value::Address),
+                (_, OpKind::Memory) => step.memory.map(Value::Loaded),
+                (_, OpKind::Register) => wide(raw.op1_register()).map(Value::Copy),
+                _ => None,
+            };
+            step.sets = to.zip(value);
+        }
+        Mnemonic::Cmp => {
+            let operand = |index| match raw.op_kind(index) {
+                OpKind::Register => wide(raw.op_register(index)).map_or(Operand::Other, Operand::Register),
+                OpKind::Memory => step.memory.map_or(Operand::Other, Operand::Memory),
+                _ => Operand::Other,
+            };
+            step.compares = Some([operand(0), operand(1)]);
+        }
+        Mnemonic::Call | Mnemonic::Jmp => {
+            step.through = match raw.op0_kind() {
+                OpKind::Register => wide(raw.op0_register()).map_or(Operand::Other, Operand::Register),
+                OpKind::Memory => step.memory.map_or(Operand::Other, Operand::Memory),
+                _ => Operand::Other,
+            };
+        }
+        _ => {}
+    }
+    step
+}
+
+fn number(register: Register) -> Option<u8> {
+    let full = register.full_register();
+    full.is_gpr64().then(|| u8::try_from(full.number()).ok()).flatten()
+}
+
+fn address(raw: &Raw) -> Option<Address> {
+    if raw.is_ip_rel_memory_operand() {
+        return Some(Address::Absolute(raw.ip_rel_memory_address()));
+    }
+    // An address relative to a segment lies elsewhere: fs holds the thread's own data.
+    let plain = raw.memory_index() == Register::None && !raw.has_segment_prefix();
+    let base = number(raw.memory_base()).filter(|_| plain)?;
+    Some(Address::Based(base, raw.memory_displacement64().cast_signed()))
 }
 
 /// The mnemonic of the instruction `code` begins with, in lower case.
@@ -66,7 +149,8 @@ fn flow(raw: &Raw) -> Flow {
         (FlowControl::UnconditionalBranch, Some(target)) => Flow::Jump(target),
         (FlowControl::ConditionalBranch, Some(target)) => Flow::Branch(target),
         (FlowControl::Call, Some(target)) => Flow::Call(target),
-        (FlowControl::IndirectBranch | FlowControl::IndirectCall, _) => Flow::Indirect { slot },
+        (FlowControl::IndirectBranch, _) => Flow::Indirect { slot, call: false },
+        (FlowControl::IndirectCall, _) => Flow::Indirect { slot, call: true },
         _ => Flow::End,
     }
 }
@@ -156,8 +240,8 @@ mod tests {
         assert_eq!(one(&[0xe8, 0xfb, 0xff, 0xff, 0xff]).flow, Flow::Call(0x1000));
         assert_eq!(one(&[0xeb, 0xfe]).flow, Flow::Jump(0x1000));
         assert_eq!(one(&[0x0f, 0x85, 0x0a, 0, 0, 0]).flow, Flow::Branch(0x1010));
-        assert_eq!(one(&[0xff, 0x25, 0x0a, 0, 0, 0]).flow, Flow::Indirect { slot: Some(0x1010) });
-        assert_eq!(one(&[0xff, 0xd0]).flow, Flow::Indirect { slot: None });
+        assert_eq!(one(&[0xff, 0x25, 0x0a, 0, 0, 0]).flow, Flow::Indirect { slot: Some(0x1010), call: false });
+        assert_eq!(one(&[0xff, 0xd0]).flow, Flow::Indirect { slot: None, call: true });
         assert_eq!(one(&[0x0f, 0x05]).flow, Flow::End);
     }
 

@@ -107,7 +107,13 @@ pub fn is_allocator_code(name: &str) -> bool {
 
 /// Whether the symbol `name` is needed at all.
 pub fn is_wanted(name: &str) -> bool {
-    is_allocator_code(name) || name == "mp_" || name == "main_arena" || WRAPPERS.iter().any(|(known, _)| *known == name)
+    const OBJECTS: [&str; 3] = ["mp_", "main_arena", "__morecore"];
+    // Heaps are told by these wrappers, which are not probed.
+    const TELLING: [&str; 2] = ["mprotect", "madvise"];
+    is_allocator_code(name)
+        || OBJECTS.contains(&name)
+        || TELLING.contains(&name)
+        || WRAPPERS.iter().any(|(known, _)| *known == name)
 }
 
 /// The counted function of that name.
@@ -161,16 +167,26 @@ pub fn origin(function: &str, wrapper: Wrapper, out_of_line: OutOfLine) -> Optio
     })
 }
 
+/// The bytes `mp_` begins with: thresholds and padding of 128 KiB, an arena test of 8, no arena maximum.
+pub const MP_HEAD: [u8; 40] = {
+    let words: [u64; 5] = [0x2_0000, 0x2_0000, 0x2_0000, 8, 0];
+    let mut bytes = [0; 40];
+    let mut at = 0;
+    while at < 40 {
+        bytes[at] = words[at / 8].to_le_bytes()[at % 8];
+        at += 1;
+    }
+    bytes
+};
+
 /// The layout of `mp_`, told by the values it is compiled with: thresholds and padding of 128 KiB, an arena test of
 /// 8, no arena maximum, and 65536 where one layout has its `n_mmaps_max`.
 pub fn mp_layout(data: &[u8]) -> MpLayout {
-    const HEAD: [u64; 5] = [0x2_0000, 0x2_0000, 0x2_0000, 8, 0];
-    let word = |offset: usize| data.get(offset..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
     let int = |offset: u32| {
         let offset = usize::try_from(offset).ok()?;
         data.get(offset..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
     };
-    if HEAD.iter().enumerate().any(|(index, want)| word(index * 8) != Some(*want)) {
+    if !data.starts_with(&MP_HEAD) {
         return MpLayout::Unknown;
     }
     let mut fitting = [MpLayout::Upto234, MpLayout::From235, MpLayout::From243].into_iter().filter(|layout| {

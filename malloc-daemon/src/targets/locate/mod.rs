@@ -2,17 +2,19 @@
 
 pub(crate) mod debug_data;
 mod glibc;
+mod infer;
 mod scan;
 #[cfg(test)]
 mod tests;
 
-use malloc_common::site::{Cookie, MpLayout, Role};
-use object::elf as raw;
+use malloc_common::site::{ArenaLayout, Cookie, MpLayout, Role};
 use object::read::ReadRef;
 
-use super::decode::Execution;
+use super::decode::{Execution, Machine};
 use super::elf::{BuildId, Elf, ElfError};
 use super::symbols::{self, Binding, Source, Symbol, Table};
+use super::usdt::{self, UsdtProbe};
+use infer::Inference;
 use malloc_common::depth::Depth;
 use scan::Scan;
 
@@ -108,6 +110,10 @@ pub struct Located {
     pub mp: Option<MallocPar>,
     /// The address of `main_arena` in the file's own numbering.
     pub main_arena: Option<u64>,
+    /// How the fields of an arena lie.
+    pub arena_layout: ArenaLayout,
+    /// The static probes of the allocator: `memory_*` of the provider `libc`.
+    pub usdt: Vec<UsdtProbe>,
     /// What told of the internal functions.
     pub located_by: Source,
     /// What this file does not give.
@@ -132,12 +138,25 @@ impl Located {
 /// A file that defines no `malloc` has no hooks and says so in `missing`.
 ///
 /// # Errors
-/// When the file is no ELF file of a supported kind, or its tables cannot be read.
+/// When the file is no ELF file of the machine this program runs on, or its tables cannot be read. An emulator maps files
+/// of other machines, and a probe in one would overwrite what it interprets: [`analyse`] looks into those.
 pub fn locate<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Located, ElfError> {
-    let elf = Elf::parse(file)?;
-    if elf.machine() != raw::EM_X86_64.0 {
-        return Err(ElfError::UnsupportedMachine { machine: elf.machine() });
+    let machine = Elf::parse(file)?.machine();
+    if Machine::HOST.is_none() || Machine::of(machine) != Machine::HOST {
+        return Err(ElfError::UnsupportedMachine { machine });
     }
+    analyse(file, debug)
+}
+
+/// [`locate`] for a file of any machine that is decoded; its hooks are to be shown and never attached.
+///
+/// # Errors
+/// When the file is no ELF file of a supported kind, or its tables cannot be read.
+pub fn analyse<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Located, ElfError> {
+    let elf = Elf::parse(file)?;
+    let Some(machine) = Machine::of(elf.machine()) else {
+        return Err(ElfError::UnsupportedMachine { machine: elf.machine() });
+    };
     let build_id = elf.build_id();
     let mut notes = Vec::new();
     if !defines(&elf)? {
@@ -149,6 +168,8 @@ pub fn locate<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Loc
             functions: Vec::new(),
             mp: None,
             main_arena: None,
+            arena_layout: ArenaLayout::Unknown,
+            usdt: Vec::new(),
             located_by: Source::Exports,
             missing: vec![Missing {
                 depth: Depth::Sysmalloc,
@@ -158,22 +179,40 @@ pub fn locate<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Loc
             notes,
         });
     }
-    let found = gather(&elf, build_id.as_ref(), debug, &mut notes)?;
+    let mut found = gather(&elf, build_id.as_ref(), debug, &mut notes)?;
     let kind = kind(&elf, &found.symbols);
+    let glibc = matches!(kind, AllocatorKind::Glibc { .. });
+    let usdt = static_probes(&elf, &mut notes);
+    let inferred = if glibc { complete(&elf, machine, &mut found, &kind, &usdt) } else { Inference::default() };
     let mp = malloc_par(&elf, &found.symbols);
     let main_arena = object_at(&found.symbols, "main_arena");
-    let glibc = matches!(kind, AllocatorKind::Glibc { .. });
-    let mut scan = Scan::new(&elf, &found.symbols, mp, &mut notes);
+    let arena_layout = main_arena.map_or(ArenaLayout::Unknown, |vaddr| {
+        infer::arena_layout(&elf, machine, vaddr).unwrap_or(ArenaLayout::Unknown)
+    });
+    notes.extend(inferred.notes.iter().cloned());
+    let mut scan = Scan::new(&elf, machine, &found.symbols, mp, &mut notes);
     let named = found.internals_by != Source::Exports;
     if glibc {
         scan.sweep_unnamed();
     }
-    scan.entries(glibc && named);
+    scan.entries(glibc && named, &inferred.unidentified);
     scan.branches(glibc && named);
     let (hooks, functions, mut missing) = scan.finish();
-    if glibc && let Some(why) = &found.why_no_internals {
+    if glibc
+        && !named
+        && let Some(why) = &found.why_no_internals
+    {
+        let told = inferred.unidentified.iter().find(|one| one.name == "_int_malloc");
+        let why = told.map_or_else(|| why.clone(), |told| format!("{why}; nor does its code tell: {}", told.why));
         missing.push(Missing { depth: Depth::Arena, what: "_int_malloc".into(), why: why.clone() });
         missing.push(Missing { depth: Depth::Sysmalloc, what: "sysmalloc and the slow path".into(), why: why.clone() });
+    }
+    if named {
+        missing.extend(inferred.unidentified.into_iter().map(|one| Missing {
+            depth: if one.name == "_int_malloc" { Depth::Arena } else { Depth::Sysmalloc },
+            what: one.name.into(),
+            why: format!("not identified in this stripped libc: {}", one.why),
+        }));
     }
     if !glibc {
         notes.push("Calls between public functions are seen only in those functions themselves.".into());
@@ -191,10 +230,42 @@ pub fn locate<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Loc
         functions,
         mp,
         main_arena,
+        arena_layout,
+        usdt,
         located_by: found.internals_by,
         missing,
         notes,
     })
+}
+
+fn static_probes<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, notes: &mut Vec<String>) -> Vec<UsdtProbe> {
+    let mut probes = usdt::read(elf).unwrap_or_else(|error| {
+        notes.push(format!("The static probes were not read: {error}."));
+        Vec::new()
+    });
+    probes.retain(|probe| probe.provider == "libc" && probe.name.starts_with("memory_"));
+    probes
+}
+
+/// Adds to the symbols what no table tells and the code itself does.
+fn complete<'data, R: ReadRef<'data>>(
+    elf: &Elf<'data, R>,
+    machine: Machine,
+    found: &mut Found,
+    kind: &AllocatorKind,
+    usdt: &[UsdtProbe],
+) -> Inference {
+    let version = match kind {
+        AllocatorKind::Glibc { version } => version.as_deref(),
+        AllocatorKind::Unknown => None,
+    };
+    let functions = found.internals_by == Source::Exports;
+    let mut inferred = infer::infer(elf, machine, &found.symbols, usdt, version, functions);
+    found.symbols.append(&mut inferred.symbols);
+    if functions && found.symbols.iter().any(|symbol| symbol.name == "_int_malloc") {
+        found.internals_by = Source::Inferred;
+    }
+    inferred
 }
 
 /// Whether the file defines `malloc` and `free`: exports them or, as a static executable does, holds them.
@@ -310,11 +381,8 @@ fn kind<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, symbols: &[Symbol]) -> Al
 }
 
 fn malloc_par<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, symbols: &[Symbol]) -> Option<MallocPar> {
-    /// The largest `struct malloc_par`, of glibc 2.43.
-    const MP_BYTES: u64 = 144;
     let vaddr = object_at(symbols, "mp_")?;
-    let layout = elf.bytes_at(vaddr, MP_BYTES).map_or(MpLayout::Unknown, glibc::mp_layout);
-    Some(MallocPar { vaddr, layout })
+    Some(MallocPar { vaddr, layout: infer::mp_layout(elf, vaddr) })
 }
 
 /// The address of the one object of that name.

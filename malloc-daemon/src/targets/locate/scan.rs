@@ -7,8 +7,9 @@ use malloc_common::site::{Cookie, Role};
 use object::read::ReadRef;
 
 use super::glibc::{self, OutOfLine, Wrapper};
+use super::infer::{Morecore, Unidentified};
 use super::{AllocatorFunction, HOOK_LIMIT, Hook, MallocPar, Missing};
-use crate::targets::decode::{Arguments, BODY_LIMIT, Execution, Flow, Instruction, x86_64};
+use crate::targets::decode::{Arguments, BODY_LIMIT, Execution, Flow, Instruction, Machine};
 use crate::targets::elf::Elf;
 use crate::targets::sites::{entry_site, execution};
 use crate::targets::slots::named_slots;
@@ -41,6 +42,7 @@ struct Stretch<'data> {
 /// The allocator's code in one file, and what has been made of it.
 pub struct Scan<'a, 'data, R> {
     elf: &'a Elf<'data, R>,
+    machine: Machine,
     mp: Option<MallocPar>,
     notes: &'a mut Vec<String>,
     functions: BTreeMap<u64, AllocatorFunction>,
@@ -50,6 +52,8 @@ pub struct Scan<'a, 'data, R> {
     /// The entries of the counted functions.
     counted: BTreeMap<u64, Function>,
     wrappers: BTreeMap<u64, Wrapper>,
+    /// The pointer `__morecore`, where the file exports one.
+    morecore: Option<u64>,
     /// Where any branch leads.
     targets: BTreeSet<u64>,
     hooks: BTreeMap<(Depth, u64, Role), Hook>,
@@ -58,9 +62,16 @@ pub struct Scan<'a, 'data, R> {
 
 impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
     /// Reads and decodes the functions that `symbols` names.
-    pub fn new(elf: &'a Elf<'data, R>, symbols: &[Symbol], mp: Option<MallocPar>, notes: &'a mut Vec<String>) -> Self {
+    pub fn new(
+        elf: &'a Elf<'data, R>,
+        machine: Machine,
+        symbols: &[Symbol],
+        mp: Option<MallocPar>,
+        notes: &'a mut Vec<String>,
+    ) -> Self {
         let mut scan = Self {
             elf,
+            machine,
             mp,
             notes,
             functions: fold(elf, symbols),
@@ -68,6 +79,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             allowance: CODE_LIMIT,
             counted: BTreeMap::new(),
             wrappers: BTreeMap::new(),
+            morecore: symbols.iter().find(|symbol| symbol.name == "__morecore").map(|symbol| symbol.vaddr),
             targets: BTreeSet::new(),
             hooks: BTreeMap::new(),
             missing: Vec::new(),
@@ -103,7 +115,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             }
             self.allowance = self.allowance.saturating_sub(function.size);
             let Some(code) = self.elf.bytes_at(function.vaddr, function.size) else { continue };
-            let body: Vec<Instruction> = x86_64::decode(code, function.vaddr).collect();
+            let body: Vec<Instruction> = self.machine.decode(code, function.vaddr);
             let end = body.last().map_or(function.vaddr, Instruction::end);
             if end.checked_sub(function.vaddr) != Some(function.size) {
                 self.notes.push(format!("{} was decoded up to {end:#x} only.", function.name));
@@ -154,7 +166,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             let Some(unnamed) = usize::try_from(end.saturating_sub(*vaddr)).ok().and_then(|at| code.get(at..)) else {
                 continue;
             };
-            let body: Vec<Instruction> = x86_64::decode(unnamed, *end).collect();
+            let body: Vec<Instruction> = self.machine.decode(unnamed, *end);
             let decoded = body.last().map_or(*end, Instruction::end);
             if decoded.checked_sub(*end) != Some(gap) {
                 self.notes.push(format!("The code behind {symbol} was decoded up to {decoded:#x} only."));
@@ -174,7 +186,8 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
     }
 
     /// Hooks the entries of the public functions and, when they are known, of the `internals`.
-    pub fn entries(&mut self, internals: bool) {
+    /// Those that are `unidentified` are reported as such elsewhere.
+    pub fn entries(&mut self, internals: bool, unidentified: &[Unidentified]) {
         for function in function::ALL {
             let place = self.counted.iter().find(|(_, counted)| **counted == function).map(|(vaddr, _)| *vaddr);
             if let Some(vaddr) = place {
@@ -189,6 +202,9 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             let usable = |stretch: &&Stretch<'_>| whole(stretch) && (!stretch.reshaped || arguments == 1);
             let places: Vec<u64> = self.stretches.iter().filter(usable).map(|stretch| stretch.vaddr).collect();
             if places.is_empty() {
+                if unidentified.iter().any(|function| function.name == name) {
+                    continue;
+                }
                 let why = if self.stretches.iter().any(|stretch| whole(&stretch)) {
                     "this build passes it other arguments than its source says"
                 } else {
@@ -205,7 +221,8 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
     fn entry_at(&mut self, vaddr: u64, role: Role, arguments: usize) {
         let stretch = self.stretches.iter().find(|stretch| stretch.vaddr == vaddr && stretch.function != UNNAMED);
         let site = stretch.and_then(|stretch| {
-            let site = entry_site(stretch.code, &stretch.body, Arguments::first(arguments), &self.targets)?;
+            let site =
+                entry_site(self.machine, stretch.code, &stretch.body, Arguments::first(arguments), &self.targets)?;
             Some((stretch.symbol.clone(), site))
         });
         let Some((symbol, site)) = site else {
@@ -235,9 +252,12 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
                 let Some(role) = role else { continue };
                 let offset = instruction.vaddr.saturating_sub(stretch.vaddr);
                 let at = usize::try_from(offset).ok().and_then(|offset| stretch.code.get(offset..));
-                let cost = execution(instruction, at.unwrap_or_default());
+                let cost = execution(self.machine, instruction, at.unwrap_or_default());
                 found.push((role, stretch.symbol.clone(), offset, instruction.vaddr, cost, instruction.flow));
             }
+        }
+        if internals {
+            found.extend(self.through_morecore(out_of_line));
         }
         for (role, symbol, offset, vaddr, cost, flow) in found {
             if matches!(flow, Flow::Branch(_)) {
@@ -251,6 +271,25 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
         if internals {
             self.note_absent_origins();
         }
+    }
+
+    /// Growth and trimming up to glibc 2.33: calls through the pointer `__morecore`.
+    fn through_morecore(&self, out_of_line: OutOfLine) -> Vec<(Role, String, u64, u64, Execution, Flow)> {
+        let Some(morecore) = self.morecore.map(|pointer| Morecore::at(self.elf, pointer)) else { return Vec::new() };
+        let mut found = Vec::new();
+        for stretch in self.stretches.iter().filter(|stretch| stretch.function != UNNAMED) {
+            let Some(role) = glibc::origin(&stretch.function, Wrapper::Break, out_of_line) else { continue };
+            for vaddr in morecore.calls(self.machine, stretch.code, stretch.vaddr) {
+                let Some(instruction) = stretch.body.iter().find(|instruction| instruction.vaddr == vaddr) else {
+                    continue;
+                };
+                let offset = vaddr.saturating_sub(stretch.vaddr);
+                let at = usize::try_from(offset).ok().and_then(|offset| stretch.code.get(offset..));
+                let cost = execution(self.machine, instruction, at.unwrap_or_default());
+                found.push((role, stretch.symbol.clone(), offset, vaddr, cost, instruction.flow));
+            }
+        }
+        found
     }
 
     /// Slots of the linkage table that lead to a counted function or a wrapper of this file, and its address.
@@ -273,10 +312,11 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
 
     /// Where a branch leads, also by way of the linkage table.
     fn destination(&self, flow: Flow, linked: &BTreeMap<u64, u64>) -> Option<u64> {
-        /// `endbr64` and a jump with a prefix.
+        /// `endbr64` and a jump with a prefix; aarch64 does not name the slot in the jump itself.
         const STUB_BYTES: u64 = 16;
+        const STUB_INSTRUCTIONS: usize = 2;
         let slot_of = |flow| match flow {
-            Flow::Indirect { slot } => slot.and_then(|slot| linked.get(&slot).copied()),
+            Flow::Indirect { slot, .. } => slot.and_then(|slot| linked.get(&slot).copied()),
             _ => None,
         };
         let Some(target) = flow.target() else { return slot_of(flow) };
@@ -284,7 +324,12 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             return Some(target);
         }
         let stub = self.elf.bytes_at(target, STUB_BYTES)?;
-        let through = x86_64::decode(stub, target).take(2).find(|instruction| instruction.flow != Flow::Next);
+        let through = self
+            .machine
+            .decode(stub, target)
+            .into_iter()
+            .take(STUB_INSTRUCTIONS)
+            .find(|instruction| instruction.flow != Flow::Next);
         through.and_then(|instruction| slot_of(instruction.flow)).or(Some(target))
     }
 
@@ -303,9 +348,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
         .collect();
         for (role, what) in absent {
             let why = match role {
-                Role::Grow | Role::Trim => {
-                    "no direct branch to sbrk: glibc up to 2.33 calls through the pointer __morecore"
-                }
+                Role::Grow | Role::Trim => "no branch to sbrk, nor a call through the pointer __morecore, was found",
                 _ => "no direct branch to the system call's wrapper was found",
             };
             self.lack(Depth::Sysmalloc, what, why);

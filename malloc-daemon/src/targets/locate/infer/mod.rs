@@ -1,0 +1,272 @@
+//! Finds the allocator's internals in a glibc that names none of them, by what its code and data are.
+
+mod data;
+mod flow;
+mod frames;
+mod graph;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use malloc_common::function;
+use malloc_common::site::{ArenaLayout, MpLayout};
+use object::read::ReadRef;
+
+pub use data::{arena_layout, mp_layout};
+use flow::{Reading, follow};
+use frames::Frames;
+use graph::Graph;
+use rules::{Data, Roots, Rules, Told, Verdict};
+
+use crate::targets::decode::Machine;
+use crate::targets::elf::Elf;
+use crate::targets::slots::named_slots;
+use crate::targets::symbols::{Binding, Source, Symbol};
+use crate::targets::usdt::UsdtProbe;
+
+/// How far from the public functions the others of malloc.c may lie: the object file has 20 to 30 KiB.
+const NEAR_BYTES: u64 = 128 << 10;
+
+/// A function or object that could not be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unidentified {
+    /// Its name.
+    pub name: &'static str,
+    /// Why, in a clause.
+    pub why: String,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inference {
+    /// What a symbol table would say of it.
+    pub symbols: Vec<Symbol>,
+    /// What fits no rule, or too many functions fit.
+    pub unidentified: Vec<Unidentified>,
+    /// What else a reader should know, a sentence each.
+    pub notes: Vec<String>,
+}
+
+impl Inference {
+    fn lack(&mut self, name: &'static str, why: impl Into<String>) {
+        self.unidentified.push(Unidentified { name, why: why.into() });
+    }
+
+    fn object(&mut self, name: &str, vaddr: u64) {
+        self.symbols.push(symbol(name.to_owned(), vaddr, 0, Source::Inferred));
+    }
+}
+
+fn symbol(name: String, vaddr: u64, size: u64, source: Source) -> Symbol {
+    Symbol { name, vaddr, size, binding: Binding::Local, source, file: None }
+}
+
+/// Finds `mp_` and `main_arena` where `known` has them not, and the functions where `functions` are asked for.
+pub fn infer<'data, R: ReadRef<'data>>(
+    elf: &Elf<'data, R>,
+    machine: Machine,
+    known: &[Symbol],
+    probes: &[UsdtProbe],
+    version: Option<&str>,
+    functions: bool,
+) -> Inference {
+    let mut found = Inference::default();
+    let place = |name: &str| known.iter().find(|symbol| symbol.name == name).map(|symbol| symbol.vaddr);
+    let mp = match place("mp_") {
+        Some(vaddr) => Ok((vaddr, mp_layout(elf, vaddr))),
+        None => data::mp(elf).one().inspect(|(vaddr, _)| found.object("mp_", *vaddr)),
+    };
+    let main_arena = match place("main_arena") {
+        Some(vaddr) => Ok((vaddr, ArenaLayout::Unknown)),
+        None => data::main_arena(elf, machine)
+            .map_err(|error| error.to_string())
+            .and_then(data::Search::one)
+            .inspect(|(vaddr, _)| found.object("main_arena", *vaddr)),
+    };
+    for (name, why) in [("mp_", mp.as_ref().err()), ("main_arena", main_arena.as_ref().err())] {
+        if let Some(why) = why {
+            found.lack(name, why.clone());
+        }
+    }
+    if functions {
+        let told = tell(elf, machine, known, mp, main_arena);
+        match told {
+            Ok((told, code)) => name(&mut found, &told, &code, probes, version),
+            Err(why) => {
+                for name in ["_int_malloc", "sysmalloc", "munmap_chunk", "systrim", "new_heap"] {
+                    found.lack(name, why.clone());
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Where functions lie.
+struct Code {
+    frames: Frames,
+    /// The counted functions.
+    public: Vec<(&'static str, u64)>,
+    /// Where each function and its parts begin.
+    parts: BTreeMap<u64, Vec<u64>>,
+}
+
+fn tell<'data, R: ReadRef<'data>>(
+    elf: &Elf<'data, R>,
+    machine: Machine,
+    known: &[Symbol],
+    mp: Result<(u64, MpLayout), String>,
+    main_arena: Result<(u64, ArenaLayout), String>,
+) -> Result<(Told, Code), String> {
+    let (mp, layout) = mp.map_err(|why| format!("mp_ is not known: {why}"))?;
+    let offsets = layout.offsets().ok_or("the layout of mp_ is not known")?;
+    let (main_arena, _) = main_arena.map_err(|why| format!("main_arena is not known: {why}"))?;
+    let exported = |name: &str| known.iter().filter(|s| s.name == name).min_by_key(|s| s.binding).map(|s| s.vaddr);
+    let root = |name: &str| exported(name).ok_or_else(|| format!("{name} is not exported"));
+    let roots = Roots {
+        malloc: root("malloc")?,
+        calloc: root("calloc")?,
+        realloc: root("realloc")?,
+        free: root("free")?,
+        malloc_trim: root("malloc_trim")?,
+        mmap: root("mmap")?,
+        munmap: root("munmap")?,
+        mprotect: root("mprotect")?,
+        madvise: root("madvise")?,
+        mremap: root("mremap")?,
+        sbrk: root("sbrk")?,
+        morecore: exported("__morecore"),
+    };
+    let frames = Frames::read(elf).map_err(|error| error.to_string())?;
+    let slots = roots.morecore.map(|pointer| Morecore::at(elf, pointer).slots).unwrap_or_default();
+    let public = [roots.malloc, roots.calloc, roots.realloc, roots.free, roots.malloc_trim];
+    let first = public.iter().min().copied().unwrap_or(0).saturating_sub(NEAR_BYTES);
+    let last = public.iter().max().copied().unwrap_or(0).saturating_add(NEAR_BYTES);
+    let mut graph = Graph::new(elf, machine, &frames, &slots, first..last);
+    let told = Rules { graph: &mut graph, roots, data: Data { mp, offsets, main_arena } }.apply();
+    let mut parts = BTreeMap::new();
+    let internal = functions_of(&told).into_iter().filter_map(|(_, verdict)| verdict.clone().ok().flatten());
+    let public: Vec<(&str, u64)> =
+        function::ALL.iter().filter_map(|function| Some((function.name(), exported(function.name())?))).collect();
+    for function in internal.chain(public.iter().map(|(_, vaddr)| *vaddr)) {
+        parts.insert(function, graph.whole(function).parts.clone());
+    }
+    Ok((told, Code { frames, public, parts }))
+}
+
+fn functions_of(told: &Told) -> [(&'static str, &Verdict); 11] {
+    [
+        ("_int_malloc", &told.int_malloc),
+        ("sysmalloc", &told.sysmalloc),
+        ("sysmalloc_mmap", &told.sysmalloc_mmap),
+        ("sysmalloc_mmap_fallback", &told.sysmalloc_mmap_fallback),
+        ("munmap_chunk", &told.munmap_chunk),
+        ("mremap_chunk", &told.mremap_chunk),
+        ("systrim", &told.systrim),
+        ("alloc_new_heap", &told.alloc_new_heap),
+        ("new_heap", &told.new_heap),
+        ("_int_free", &told.int_free),
+        ("heap_trim", &told.heap_trim),
+    ]
+}
+
+/// Static probes that lie in a function of known name wherever the function is not inlined.
+const WITNESSES: [(&str, &str); 3] =
+    [("sysmalloc", "memory_sbrk_more"), ("systrim", "memory_sbrk_less"), ("alloc_new_heap", "memory_heap_new")];
+
+fn name(found: &mut Inference, told: &Told, code: &Code, probes: &[UsdtProbe], version: Option<&str>) {
+    let Code { frames, public, parts } = code;
+    for (name, verdict) in functions_of(told) {
+        let vaddr = match verdict {
+            Ok(Some(vaddr)) => *vaddr,
+            Ok(None) => continue,
+            Err(why) => {
+                found.lack(name, why.clone());
+                continue;
+            }
+        };
+        let pieces = parts.get(&vaddr).cloned().unwrap_or_default();
+        let source = match witnessed(name, &pieces, frames, probes) {
+            _ if name.starts_with("sysmalloc_") && found.unidentified.iter().any(|one| one.name == "sysmalloc") => {
+                found.lack(name, "sysmalloc is not known, whose callee it is");
+                continue;
+            }
+            Some(true) => Source::Usdt,
+            None => Source::Inferred,
+            Some(false) => {
+                found.lack(name, "the file's static probes contradict what fits its rule");
+                continue;
+            }
+        };
+        pieces_of(found, name_in(version, name), &pieces, frames, source);
+    }
+    if let Some(vaddr) = told.threshold_compared.first() {
+        found.notes.push(format!(
+            "sysmalloc is a part of _int_malloc in this build; it compares the threshold at {vaddr:#x}."
+        ));
+    }
+    for vaddr in &told.morecore {
+        let size = frames.length(*vaddr).unwrap_or(0);
+        found.symbols.push(symbol("__glibc_morecore".to_owned(), *vaddr, size, Source::Inferred));
+    }
+    // The public functions name their entries themselves, but not their other parts.
+    for (name, vaddr) in public {
+        for piece in parts.get(vaddr).into_iter().flatten().skip(1) {
+            let size = frames.length(*piece).unwrap_or(0);
+            found.symbols.push(symbol(format!("{name}.cold"), *piece, size, Source::Inferred));
+        }
+    }
+}
+
+fn pieces_of(found: &mut Inference, name: &str, pieces: &[u64], frames: &Frames, source: Source) {
+    for (index, piece) in pieces.iter().enumerate() {
+        let name = if index == 0 { name.to_owned() } else { format!("{name}.cold") };
+        found.symbols.push(symbol(name, *piece, frames.length(*piece).unwrap_or(0), source));
+    }
+}
+
+/// Whether the static probe that belongs into `name` lies in one of its `pieces`; `None` when there is no such probe.
+fn witnessed(name: &str, pieces: &[u64], frames: &Frames, probes: &[UsdtProbe]) -> Option<bool> {
+    let (_, witness) = WITNESSES.iter().find(|(known, _)| *known == name)?;
+    let mut sites = probes.iter().filter(|probe| probe.provider == "libc" && probe.name == *witness).peekable();
+    sites.peek()?;
+    Some(sites.any(|site| frames.holding(site.vaddr).is_some_and(|start| pieces.contains(&start))))
+}
+
+/// What the function `name` of the rules is called in that version: 2.41 took `_int_free` apart, 2.43 did so anew.
+fn name_in(version: Option<&str>, name: &'static str) -> &'static str {
+    let mut numbers = version.unwrap_or_default().split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    match name {
+        "_int_free" if version >= (2, 41) => "_int_free_chunk",
+        "heap_trim" if version >= (2, 43) => "_int_free_maybe_trim",
+        "heap_trim" if version >= (2, 41) => "_int_free_maybe_consolidate",
+        name => name,
+    }
+}
+
+/// The pointer `__morecore`: the one way in which glibc up to 2.33 asks for more heap or less.
+pub struct Morecore {
+    pointer: u64,
+    /// The slots through which code reaches it, for it is exported.
+    slots: BTreeMap<u64, u64>,
+}
+
+impl Morecore {
+    /// The pointer that lies at `pointer`.
+    pub fn at<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, pointer: u64) -> Self {
+        let slots = named_slots(elf, |name| name == "__morecore").unwrap_or_default();
+        Self { pointer, slots: slots.into_keys().map(|slot| (slot, pointer)).collect() }
+    }
+
+    /// Where the code of a function, which lies at `vaddr`, calls through it.
+    pub fn calls(&self, machine: Machine, code: &[u8], vaddr: u64) -> Vec<u64> {
+        let reading = Reading { convention: machine.convention(), slots: &self.slots };
+        let end = vaddr.saturating_add(code.len() as u64);
+        let facts = follow(&machine.steps(code, vaddr), vaddr, end, reading);
+        let through = facts.throughs.into_iter().filter(|through| through.pointer == self.pointer);
+        through.map(|through| through.vaddr).collect()
+    }
+}

@@ -1,0 +1,144 @@
+//! Fetches packages by a private apt state that knows the machine's own mirror and keys, and touches nothing else.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The keys Debian signs its archives with, which its systems have installed.
+const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// The releases that are looked at, oldest first.
+pub const SUITES: [&str; 5] = ["bullseye", "bookworm", "trixie", "sid", "experimental"];
+
+/// A machine whose libc is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arch {
+    /// Debian's name of it.
+    pub name: &'static str,
+    /// The folder of its libraries.
+    pub triplet: &'static str,
+}
+
+/// The machines that are looked at.
+pub const ARCHES: [Arch; 2] =
+    [Arch { name: "amd64", triplet: "x86_64-linux-gnu" }, Arch { name: "arm64", triplet: "aarch64-linux-gnu" }];
+
+/// One libc and its debug file.
+pub struct Build {
+    /// The bytes of `libc.so.6`.
+    pub libc: Vec<u8>,
+    /// The bytes of the debug file of its build id.
+    pub debug: Vec<u8>,
+    /// The packages' version.
+    pub version: String,
+}
+
+/// `target/libcs`
+fn workplace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/libcs")
+}
+
+/// Fetches and unpacks what `suite` has for `arch`; what was fetched before is taken as it is.
+///
+/// # Errors
+/// A sentence that says what could not be fetched or unpacked.
+pub fn build(suite: &str, arch: Arch) -> Result<Build, String> {
+    let unpacked = workplace().join(format!("{suite}-{}", arch.name));
+    let complete = unpacked.join("complete");
+    if !complete.exists() {
+        let _ = fs::remove_dir_all(&unpacked);
+        fetch(suite, arch, &unpacked)?;
+        fs::write(&complete, "").map_err(|error| format!("{}: {error}", complete.display()))?;
+    }
+    let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+    let places = ["lib", "usr/lib"].map(|root| unpacked.join(root).join(arch.triplet).join("libc.so.6"));
+    let libc = places.iter().find(|path| path.exists()).ok_or("the package has no libc.so.6")?;
+    let libc = read(libc)?;
+    let id = malloc_daemon::targets::elf::build_id(&*libc).ok_or("libc.so.6 has no build id")?.to_string();
+    let (front, rest) = id.split_at_checked(2).ok_or("the build id is too short")?;
+    let debug = read(&unpacked.join(format!("usr/lib/debug/.build-id/{front}/{rest}.debug")))?;
+    let version = fs::read_to_string(unpacked.join("version")).unwrap_or_default();
+    Ok(Build { libc, debug, version })
+}
+
+fn fetch(suite: &str, arch: Arch, unpacked: &Path) -> Result<(), String> {
+    let state = workplace().join("apt").join(suite);
+    let downloads = state.join("downloads").join(arch.name);
+    let folders =
+        ["etc/apt.conf.d", "etc/preferences.d", "etc/sources.list.d", "state/lists/partial", "cache/archives/partial"];
+    for folder in folders.map(|folder| state.join(folder)).iter().chain([&downloads, &unpacked.to_owned()]) {
+        fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    }
+    let write = |path: &Path, text: &str| fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()));
+    write(&state.join("state/status"), "")?;
+    write(&state.join("etc/sources.list"), &format!("deb [signed-by={KEYS}] {} {suite} main\n", mirror()?))?;
+    let options = apt_options(&state);
+    let updated = state.join("updated");
+    if !updated.exists() {
+        run(Command::new("apt-get").args(&options).arg("update"))?;
+        write(&updated, "")?;
+    }
+    let packages = ["libc6", "libc6-dbg"].map(|package| format!("{package}:{}", arch.name));
+    run(Command::new("apt-get").args(&options).arg("download").args(packages).current_dir(&downloads))?;
+    let entries = fs::read_dir(&downloads).map_err(|error| format!("{}: {error}", downloads.display()))?;
+    for entry in entries.flatten() {
+        let package = entry.path();
+        if package.extension() == Some(OsStr::new("deb")) {
+            run(Command::new("dpkg-deb").arg("--extract").args([&package, unpacked]))?;
+            let version = run(Command::new("dpkg-deb").arg("--field").arg(&package).arg("Version"))?;
+            write(&unpacked.join("version"), version.trim())?;
+        }
+    }
+    Ok(())
+}
+
+/// The first Debian mirror that the machine's own apt is set up with.
+fn mirror() -> Result<String, String> {
+    let folder = Path::new("/etc/apt/sources.list.d");
+    let mut files = vec![folder.join("debian.sources"), PathBuf::from("/etc/apt/sources.list")];
+    files.extend(fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()));
+    let lines = files.iter().filter_map(|file| fs::read_to_string(file).ok());
+    let words: Vec<String> = lines
+        .flat_map(|text| {
+            let lines = text.lines().filter(|line| line.starts_with("URIs:") || line.starts_with("deb "));
+            lines.flat_map(str::split_whitespace).map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    let is_mirror = |word: &&String| word.contains("://") && word.trim_end_matches('/').ends_with("/debian");
+    words.iter().find(is_mirror).cloned().ok_or_else(|| "apt is set up with no Debian mirror".to_owned())
+}
+
+fn apt_options(state: &Path) -> Vec<String> {
+    let state = state.display();
+    let mut options = Vec::new();
+    for option in [
+        format!("Dir::Etc={state}/etc"),
+        format!("Dir::Etc::sourcelist={state}/etc/sources.list"),
+        "Dir::Etc::sourceparts=/dev/null".to_owned(),
+        format!("Dir::State={state}/state"),
+        format!("Dir::State::status={state}/state/status"),
+        format!("Dir::Cache={state}/cache"),
+        "APT::Architecture=amd64".to_owned(),
+        "APT::Architectures::=amd64".to_owned(),
+        "APT::Architectures::=arm64".to_owned(),
+        "Acquire::Languages=none".to_owned(),
+        "Acquire::Retries=3".to_owned(),
+        "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
+        "APT::Sandbox::User=root".to_owned(),
+    ] {
+        options.extend(["-o".to_owned(), option]);
+    }
+    options
+}
+
+/// Runs a command to its end; its standard output.
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{:?}: {error}", command.get_program()))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let told = String::from_utf8_lossy(&output.stderr);
+    let last = told.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
+    Err(format!("{:?} failed: {last}", command.get_program()))
+}

@@ -1,0 +1,4 @@
+//! Real libcs with their debug files: fetched from a Debian archive, unpacked below `target`, never installed.
+
+pub mod archive;
+pub mod compare;
