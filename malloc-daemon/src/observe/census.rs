@@ -7,7 +7,7 @@ use malloc_common::abi::{BORN_EXEC, Series};
 use malloc_common::depth::{DEPTHS, Depth};
 use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD};
 
-use super::files::Files;
+use super::files::{Files, ProbedFile};
 use crate::aggregate::Facts;
 use crate::aggregate::model::{ProcessId, Threshold, ThresholdMode, ThresholdSource};
 use crate::collect::{RawImage, boot_ns};
@@ -32,6 +32,8 @@ struct Reading {
     exe: Option<String>,
     cgroup: Option<String>,
     allocator: Option<FileKey>,
+    /// Other files with a `malloc` that it maps.
+    also_mapped: Vec<FileKey>,
     /// Why there is none.
     no_allocator: Option<String>,
     threshold: Option<Threshold>,
@@ -45,7 +47,7 @@ pub struct Census {
 }
 
 /// The allocator that serves a process, and where its code is mapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Serving {
     /// The file.
     pub key: FileKey,
@@ -53,6 +55,8 @@ pub struct Serving {
     pub mapped_at: u64,
     /// File offset at that address.
     pub mapped_offset: u64,
+    /// Other files with a `malloc` that the process maps.
+    pub also_mapped: Vec<FileKey>,
 }
 
 /// What a look at a process's files found.
@@ -103,7 +107,7 @@ impl Census {
             return;
         }
         let found = files(pid);
-        let serving = found.as_ref().ok().copied().flatten();
+        let serving = found.as_ref().ok().and_then(Option::as_ref);
         let reading = Reading {
             at_ns: boot_ns(),
             start_ticks: stat.start_ticks,
@@ -111,12 +115,13 @@ impl Census {
             exe: process::exe(pid).ok().flatten().map(|exe| exe.path.display().to_string()),
             cgroup: process::cgroup(pid).ok().flatten(),
             allocator: serving.map(|serving| serving.key),
+            also_mapped: serving.map(|serving| serving.also_mapped.clone()).unwrap_or_default(),
+            threshold: serving.and_then(|serving| probed(serving, pid)),
             no_allocator: match found {
                 Ok(Some(_)) => None,
                 Ok(None) => Some("it maps no file that is known to hold malloc".to_owned()),
                 Err(why) => Some(why),
             },
-            threshold: serving.and_then(|serving| probed(&serving, pid)),
         };
         // The process may have ended, and its pid been used again, while it was looked at.
         if process::identity(pid).ok().flatten().is_none_or(|now| now.start_ticks != reading.start_ticks) {
@@ -163,7 +168,10 @@ impl Census {
         }
         if let Some(probed) = allocator.and_then(|key| files.get(&key)) {
             let (measured, since_ns, not_measured) = probed.measures(id.pid);
-            facts.allocator = Some(probed.allocator());
+            let mut described = probed.allocator();
+            let others = reading.iter().flat_map(|reading| &reading.also_mapped);
+            described.also_mapped = others.filter_map(|key| files.get(key)).map(ProbedFile::summary).collect();
+            facts.allocator = Some(described);
             facts.depth = measured;
             facts.probed_since_ns = since_ns;
             facts.not_measured = not_measured;
@@ -173,7 +181,10 @@ impl Census {
             }
             facts.untold = probed.untold();
         } else if counted {
+            // Which of the files it used is not known: a level is told only if each of them has it.
             facts.depth = depth;
+            facts.not_measured = files.unmeasured_by_any(depth);
+            facts.untold = files.untold_by_any();
         } else if depth > Depth::Syscall {
             let why = reading.and_then(|r| r.no_allocator.clone());
             let why = why.unwrap_or_else(|| "it ended before its allocator could be told".to_owned());

@@ -12,7 +12,7 @@ use crate::collect::boot_ns;
 use crate::host::file::{FileKey, Root, TargetFile};
 use crate::host::maps::Device;
 use crate::probes::{Attached, FileProbes, Object, Scope, Site, attach_file};
-use crate::targets::{AllocatorKind, Contents, ElfError, Hook, Located};
+use crate::targets::{AllocatorKind, Contents, ElfError, Hook, Located, folded};
 
 /// Files that carry probes at one time. A host has one libc, and one for each distinct container image.
 pub const PROBED_FILES: usize = 256;
@@ -184,6 +184,23 @@ impl Files {
         all
     }
 
+    /// Levels up to `depth` that some file does not tell, and why.
+    pub fn unmeasured_by_any(&self, depth: Depth) -> Vec<(Depth, String)> {
+        let levels = [Depth::Sysmalloc, Depth::Arena, Depth::Call].into_iter().filter(|level| *level <= depth);
+        let missing = levels.filter_map(|level| {
+            let lacking = self.probed.values().find(|p| !p.located.hooks.iter().any(|h| is_the_probe_of(h.role, level)))?;
+            Some((level, format!("it ended before its allocator could be told; {} does not tell it", lacking.summary())))
+        });
+        missing.collect()
+    }
+
+    /// Origins that some file does not tell.
+    pub fn untold_by_any(&self) -> Vec<Origin> {
+        let mut untold: Vec<_> = self.probed.values().flat_map(ProbedFile::untold).collect();
+        untold.dedup();
+        untold
+    }
+
     /// How many sites are attached.
     pub fn sites(&self) -> usize {
         self.probed.values().flat_map(|p| &p.attachments).filter(|a| a.links.is_some()).count()
@@ -238,22 +255,30 @@ impl ProbedFile {
         let located = &self.located;
         let counted = |name: &str| (0..9).filter_map(Function::from_index).any(|f| f.name() == name);
         Allocator {
-            kind: match located.kind {
-                AllocatorKind::Glibc { .. } => "glibc".to_owned(),
-                AllocatorKind::Unknown => "unknown".to_owned(),
-            },
+            kind: located.kind.name().to_owned(),
             version: located.version().map(str::to_owned),
             build_id: located.build_id.as_ref().map(ToString::to_string),
             path: self.file.path.display().to_string(),
             located_by: located.located_by.name().to_owned(),
-            aliases: located
-                .functions
-                .iter()
-                .filter(|f| counted(&f.name))
-                .map(|f| (f.name.clone(), f.aliases.iter().filter(|alias| counted(alias)).cloned().collect::<Vec<_>>()))
-                .filter(|(_, aliases)| !aliases.is_empty())
-                .collect(),
+            aliases: match located.kind {
+                AllocatorKind::Glibc { .. } | AllocatorKind::Unknown => located
+                    .functions
+                    .iter()
+                    .filter(|f| counted(&f.name))
+                    .map(|f| (f.name.clone(), f.aliases.iter().filter(|alias| counted(alias)).cloned().collect::<Vec<_>>()))
+                    .filter(|(_, aliases)| !aliases.is_empty())
+                    .collect(),
+                _ => folded(located),
+            },
+            also_mapped: Vec::new(),
         }
+    }
+
+    /// The file and its kind, for a list of such files.
+    pub fn summary(&self) -> String {
+        let kind = &self.located.kind;
+        let version = kind.version().map(|version| format!(" {version}")).unwrap_or_default();
+        format!("{} ({}{version})", self.file.path.display(), kind.name())
     }
 
     /// Where `mp_` lies in a process that maps the file's code `offset` at `address`.

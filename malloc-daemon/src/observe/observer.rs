@@ -17,7 +17,7 @@ use crate::host::process::{self, Pid};
 use crate::host::{HostError, btf, checks, kernel, tracefs};
 use crate::probes::{self, AttachError, Attached, Capacities, KernelLog, LoadError, Object, Offsets, Scope, Targets};
 use crate::targets::discover::{self, Candidate, CandidateKind};
-use crate::targets::{Contents, ElfFacts};
+use crate::targets::{AllocatorKind, Contents, ElfFacts};
 
 /// Which processes are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,7 +222,7 @@ impl Observer {
     /// Why it has no allocator that can be probed, in words.
     pub fn probe_process(&mut self, pid: u32, depth: Depth) -> Result<Option<FileKey>, String> {
         let found = self.serving(Pid(pid), Some((Scope::Process(pid), depth)))?;
-        self.census.look(Pid(pid), &mut |_| Ok(found), &|_, _| None);
+        self.census.look(Pid(pid), &mut |_| Ok(found.clone()), &|_, _| None);
         Ok(found.map(|serving| serving.key))
     }
 
@@ -401,7 +401,6 @@ fn serving(pid: Pid, files: &mut Files, attach: &mut dyn FnMut(&mut Files, FileK
         Err(error) => return Err(error.to_string()),
     };
     let code: Vec<_> = maps.iter().filter(|mapping| mapping.is_executable_file()).collect();
-    let mut found = None;
     let mut why = None;
     if code.iter().any(|m| files.known((m.device, m.inode)).is_none()) {
         let looked = match discover::candidates(pid) {
@@ -423,17 +422,37 @@ fn serving(pid: Pid, files: &mut Files, attach: &mut dyn FnMut(&mut Files, FileK
             }
         }
     }
+    // The dynamic linker takes the first definition: the executable's, then those of the libraries in the order in
+    // which they were loaded. It maps each below the one before. musl is its own loader and comes before all.
+    let executable = process::exe(pid).ok().flatten().map(|exe| exe.path);
+    let mut found: Vec<((u8, std::cmp::Reverse<u64>), Serving)> = Vec::new();
     for mapping in &code {
         let Some(Some(key)) = files.known((mapping.device, mapping.inode)) else { continue };
-        let serving = Serving { key, mapped_at: mapping.start, mapped_offset: mapping.offset };
-        let rank = |key: &FileKey| files.get(key).map_or(2, |p| u8::from(p.located.version().is_some()));
-        if found.is_none_or(|held: Serving| held.key != key && rank(&key) < rank(&held.key)) {
-            found = Some(serving);
+        if found.iter().any(|(_, held)| held.key == key) {
+            continue;
         }
+        let is_musl = files.get(&key).is_some_and(|p| matches!(p.located.kind, AllocatorKind::Musl { .. }));
+        let turn = match executable.as_deref() == Some(mapping.path().as_path()) {
+            true => 0,
+            false => 1 + u8::from(is_musl),
+        };
+        let (mapped_at, mapped_offset) = (mapping.start, mapping.offset);
+        found.push((
+            (turn, std::cmp::Reverse(mapped_at)),
+            Serving { key, mapped_at, mapped_offset, also_mapped: Vec::new() },
+        ));
     }
-    match (found, why) {
-        (Some(serving), _) => {
-            attach(files, serving.key);
+    found.sort_by_key(|(order, _)| *order);
+    // All of them: an executable's own allocator may serve beside the C library's, and one that does not serve is
+    // not entered.
+    for (_, serving) in &found {
+        attach(files, serving.key);
+    }
+    let mut keys = found.iter().map(|(_, serving)| serving.key).skip(1).collect();
+    let first = found.into_iter().next().map(|(_, serving)| serving);
+    match (first, why) {
+        (Some(mut serving), _) => {
+            std::mem::swap(&mut serving.also_mapped, &mut keys);
             Ok(Some(serving))
         }
         (None, Some(why)) => Err(why),

@@ -19,7 +19,7 @@ pub mod symbols;
 
 pub use contents::Contents;
 pub use elf::{BuildId, ElfError};
-pub use locate::{AllocatorKind, Hook, Located, locate};
+pub use locate::{AllocatorKind, Hook, Located, folded, locate};
 pub use malloc_common::depth::Depth;
 
 /// What discovery asks of the content of a file. A file that is no ELF file, or a malformed one, has none of it.
