@@ -136,10 +136,10 @@ static inline void t_note(struct t_row *row, unsigned long bytes) {
 
 static inline int t_power_of_two(unsigned long value) { return value != 0 && (value & (value - 1)) == 0; }
 
-/* The minor version of glibc 2.x that runs this program. */
 #ifdef T_FOREIGN
 static int t_aligned_alloc_is_memalign;
 #else
+/* The minor version of glibc 2.x that runs this program. */
 static inline int t_glibc(void) {
     const char *text = gnu_get_libc_version();
     int minor = 0;
@@ -152,8 +152,9 @@ static inline int t_glibc(void) {
     return minor;
 }
 
-/* Up to glibc 2.37 aligned_alloc is memalign's address and rounds odd alignments up. */
 #endif
+
+/* Up to glibc 2.37 aligned_alloc is memalign's address and rounds odd alignments up. */
 static inline int t_aligned_alloc_row(void) {
 #ifdef T_FOREIGN
     return t_aligned_alloc_is_memalign ? T_MEMALIGN : T_ALIGNED_ALLOC;

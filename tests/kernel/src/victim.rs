@@ -117,7 +117,10 @@ pub fn program_with(name: &str, output: &str, compiler: &Path, flags: &[&str]) -
 /// If the interposer saw fewer calls than the victim made.
 #[must_use]
 pub fn calls_of_the_preloaded(program: &Path, arguments: &[&str], preloaded: &Path) -> BTreeMap<String, Row> {
-    let preload = format!("{} {}", interposer().display(), preloaded.display());
+    let mut flags = vec!["-shared", "-fPIC", "-DT_FOREIGN", "-DT_NEXT"];
+    flags.extend(arguments.contains(&"alias").then_some("-DT_ALIAS"));
+    let interposer = compiled("interpose", "interpose-next.so", &flags);
+    let preload = format!("{} {}", interposer.display(), preloaded.display());
     beyond(program, arguments, &preload)
 }
 
