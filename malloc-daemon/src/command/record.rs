@@ -117,7 +117,10 @@ fn without_gate(mut snapshot: Snapshot, pid: u32) -> Snapshot {
     if let Some(first) = first
         && snapshot.processes[first].ended == Some(End::Replaced)
         && !snapshot.processes[first].exec_seen
-        && snapshot.processes.get(first + 1).is_some_and(|next| next.id == snapshot.processes[first].id)
+        && snapshot.processes.get(first + 1).is_some_and(|next| {
+            let (held, next) = (&snapshot.processes[first], next);
+            (next.id.pid, next.start_time_ticks) == (held.id.pid, held.start_time_ticks)
+        })
     {
         snapshot.processes.remove(first);
         snapshot.complete = snapshot.losses.is_empty() && snapshot.processes.iter().all(|process| process.complete);

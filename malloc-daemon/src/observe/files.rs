@@ -188,8 +188,12 @@ impl Files {
     pub fn unmeasured_by_any(&self, depth: Depth) -> Vec<(Depth, String)> {
         let levels = [Depth::Sysmalloc, Depth::Arena, Depth::Call].into_iter().filter(|level| *level <= depth);
         let missing = levels.filter_map(|level| {
-            let lacking = self.probed.values().find(|p| !p.located.hooks.iter().any(|h| is_the_probe_of(h.role, level)))?;
-            Some((level, format!("it ended before its allocator could be told; {} does not tell it", lacking.summary())))
+            let lacking =
+                self.probed.values().find(|p| !p.located.hooks.iter().any(|h| is_the_probe_of(h.role, level)))?;
+            Some((
+                level,
+                format!("it ended before its allocator could be told; {} does not tell it", lacking.summary()),
+            ))
         });
         missing.collect()
     }
@@ -265,7 +269,9 @@ impl ProbedFile {
                     .functions
                     .iter()
                     .filter(|f| counted(&f.name))
-                    .map(|f| (f.name.clone(), f.aliases.iter().filter(|alias| counted(alias)).cloned().collect::<Vec<_>>()))
+                    .map(|f| {
+                        (f.name.clone(), f.aliases.iter().filter(|alias| counted(alias)).cloned().collect::<Vec<_>>())
+                    })
                     .filter(|(_, aliases)| !aliases.is_empty())
                     .collect(),
                 _ => folded(located),

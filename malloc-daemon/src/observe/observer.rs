@@ -14,10 +14,10 @@ use crate::aggregate::{Aggregate, Keep, Moment};
 use crate::collect::{BpfCollector, CollectError, Collector, EventSource, Events, RawImage, boot_ns};
 use crate::host::file::{FileKey, Root, TargetFile, open_in_root};
 use crate::host::process::{self, Pid};
-use crate::host::{HostError, btf, checks, kernel, tracefs};
+use crate::host::{HostError, btf, checks, kernel, link_map, tracefs};
 use crate::probes::{self, AttachError, Attached, Capacities, KernelLog, LoadError, Object, Offsets, Scope, Targets};
 use crate::targets::discover::{self, Candidate, CandidateKind};
-use crate::targets::{AllocatorKind, Contents, ElfFacts};
+use crate::targets::{Contents, ElfFacts};
 
 /// Which processes are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,9 @@ const NANOSECONDS_PER_TICK: u64 = 10_000_000;
 const LOOKS: usize = 1024;
 /// Looks between two waits: a machine that starts a thousand programs a second is not followed one by one.
 const LOOKS_AT_ONCE: usize = 32;
+
+/// After every place in a dynamic linker's list.
+const OUT_OF_ORDER: usize = 1 << 16;
 
 /// A process to be looked at.
 #[derive(Clone, Copy, Debug)]
@@ -422,27 +425,30 @@ fn serving(pid: Pid, files: &mut Files, attach: &mut dyn FnMut(&mut Files, FileK
             }
         }
     }
-    // The dynamic linker takes the first definition: the executable's, then those of the libraries in the order in
-    // which they were loaded. It maps each below the one before. musl is its own loader and comes before all.
+    // The dynamic linker takes the first definition in its list. A static executable has none of its own.
+    let order: Vec<_> = link_map::search_order(pid)
+        .into_iter()
+        .filter_map(|address| maps.iter().find(|m| (m.start..m.end).contains(&address)))
+        .map(|mapping| (mapping.device, mapping.inode))
+        .collect();
     let executable = process::exe(pid).ok().flatten().map(|exe| exe.path);
-    let mut found: Vec<((u8, std::cmp::Reverse<u64>), Serving)> = Vec::new();
+    let mut found: Vec<(usize, Serving)> = Vec::new();
     for mapping in &code {
         let Some(Some(key)) = files.known((mapping.device, mapping.inode)) else { continue };
         if found.iter().any(|(_, held)| held.key == key) {
             continue;
         }
-        let is_musl = files.get(&key).is_some_and(|p| matches!(p.located.kind, AllocatorKind::Musl { .. }));
+        let is_libc = files.get(&key).is_some_and(|p| p.located.kind.is_libc());
+        let in_order = order.iter().position(|inode| *inode == (mapping.device, mapping.inode));
         let turn = match executable.as_deref() == Some(mapping.path().as_path()) {
             true => 0,
-            false => 1 + u8::from(is_musl),
+            // Where the list cannot be read, an allocator beside the C library was brought to serve instead of it.
+            false => 1 + in_order.unwrap_or(OUT_OF_ORDER + usize::from(is_libc)),
         };
         let (mapped_at, mapped_offset) = (mapping.start, mapping.offset);
-        found.push((
-            (turn, std::cmp::Reverse(mapped_at)),
-            Serving { key, mapped_at, mapped_offset, also_mapped: Vec::new() },
-        ));
+        found.push((turn, Serving { key, mapped_at, mapped_offset, also_mapped: Vec::new() }));
     }
-    found.sort_by_key(|(order, _)| *order);
+    found.sort_by_key(|(turn, _)| *turn);
     // All of them: an executable's own allocator may serve beside the C library's, and one that does not serve is
     // not entered.
     for (_, serving) in &found {

@@ -65,7 +65,10 @@ pub fn musl_gcc() -> PathBuf {
         let text = std::fs::read_to_string(&specs).expect("musl's specs");
         let text = text
             .replace("/usr/lib/x86_64-linux-musl", &development.join("usr/lib/x86_64-linux-musl").display().to_string())
-            .replace("/usr/include/x86_64-linux-musl", &development.join("usr/include/x86_64-linux-musl").display().to_string())
+            .replace(
+                "/usr/include/x86_64-linux-musl",
+                &development.join("usr/include/x86_64-linux-musl").display().to_string(),
+            )
             .replace("/lib/ld-musl-x86_64.so.1", &loader.join("lib/ld-musl-x86_64.so.1").display().to_string());
         let own = tools.join("here.specs");
         put(&own, &text);
@@ -88,8 +91,8 @@ fn fetched(package: &str) -> PathBuf {
     let ended = run(Command::new("apt-get").args(["download", package]).current_dir(unfinished.path()));
     let package_file = std::fs::read_dir(unfinished.path()).expect("the directory").flatten().map(|entry| entry.path());
     let package_file = package_file.into_iter().find(|path| path.extension().is_some_and(|e| e == "deb"));
-    let package_file =
-        package_file.unwrap_or_else(|| panic!("apt-get download {package} (apt-get update may help): {}", ended.stderr));
+    let package_file = package_file
+        .unwrap_or_else(|| panic!("apt-get download {package} (apt-get update may help): {}", ended.stderr));
     let unpacked = unfinished.path().join("root");
     let ended = run(Command::new("dpkg").arg("-x").arg(&package_file).arg(&unpacked));
     assert!(ended.status.success(), "dpkg -x {package}: {}", ended.stderr);

@@ -37,8 +37,17 @@ pub struct Recognised {
 /// When its symbol tables cannot be read.
 pub fn recognise<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<Option<Recognised>, ElfError> {
     const MARKS: [&str; 11] = [
-        "malloc", "free", "mallocx", "_rjem_malloc", "_rjem_mallocx", "je_malloc", "je_mallocx", "tc_malloc", "mi_malloc",
-        "mi_free", "__libc_malloc_impl",
+        "malloc",
+        "free",
+        "mallocx",
+        "_rjem_malloc",
+        "_rjem_mallocx",
+        "je_malloc",
+        "je_mallocx",
+        "tc_malloc",
+        "mi_malloc",
+        "mi_free",
+        "__libc_malloc_impl",
     ];
     for table in [Table::Exported, Table::Full] {
         let found = symbols::read(elf, table, Source::Exports, |name| MARKS.contains(&name))?.unwrap_or_default();
@@ -55,7 +64,10 @@ pub fn recognise<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<Option
                 return of(Family::Jemalloc, prefix);
             }
         }
-        let is_musl = || has("__libc_malloc_impl") || text(elf).is_some_and(|text| memchr::memmem::find(text, b"musl libc (").is_some());
+        let is_musl = || {
+            has("__libc_malloc_impl")
+                || text(elf).is_some_and(|text| memchr::memmem::find(text, b"musl libc (").is_some())
+        };
         if has("malloc") && has("free") && is_musl() {
             return of(Family::Musl, "");
         }
@@ -87,7 +99,9 @@ pub fn locate<'data, R: ReadRef<'data>>(
     }
     let mut notes = Vec::new();
     if !prefix.is_empty() {
-        notes.push(format!("Its functions are named {prefix}malloc and so on: the program uses the C library's malloc beside it."));
+        notes.push(format!(
+            "Its functions are named {prefix}malloc and so on: the program uses the C library's malloc beside it."
+        ));
     }
     if !relays.is_empty() {
         let names: Vec<&str> = relays.values().map(|(_, name)| name.as_str()).collect();
@@ -131,9 +145,8 @@ fn text<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Option<&'data [u8]> {
 }
 
 fn gather<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, r: Recognised) -> Result<Vec<Symbol>, ElfError> {
-    let wanted = |name: &str| {
-        r.family.meaning(name, r.prefix).is_some() || MULTIPLYING.contains(&name) || name == "mi_version"
-    };
+    let wanted =
+        |name: &str| r.family.meaning(name, r.prefix).is_some() || MULTIPLYING.contains(&name) || name == "mi_version";
     let mut all = symbols::read(elf, Table::Exported, Source::Exports, wanted)?.unwrap_or_default();
     // The full table names the same exports again.
     let seen: BTreeSet<(String, u64)> = all.iter().map(|symbol| (symbol.name.clone(), symbol.vaddr)).collect();
@@ -244,13 +257,12 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
             let size = if function.size == 0 { UNSIZED_BYTES } else { function.size.min(BODY_LIMIT) };
             self.bodies.extend(stretch(*vaddr, size).map(|stretch| (*vaddr, stretch)));
         }
-        if is_allocators_own
-            && let Some(section) = elf.section(b".text")
-        {
+        if is_allocators_own && let Some(section) = elf.section(b".text") {
             let (start, size) = (section.sh_addr.get(LE), section.sh_size.get(LE).min(SWEEP_LIMIT));
             // From function to function: padding between two may hide where the next begins.
             let mut at = start;
-            let ends = self.functions.keys().copied().filter(|vaddr| *vaddr > start).chain([start.saturating_add(size)]);
+            let ends =
+                self.functions.keys().copied().filter(|vaddr| *vaddr > start).chain([start.saturating_add(size)]);
             for end in ends.collect::<Vec<_>>() {
                 self.stretches.extend(stretch(at, end.saturating_sub(at)));
                 at = end;
@@ -326,7 +338,9 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
         let outside: Vec<(u64, u64)> = outside.chain(self.multiplying.iter().copied()).collect();
         for stretch in &self.stretches {
             for instruction in &stretch.body {
-                let Some(function) = self.destination(instruction.flow).and_then(|to| self.entries.get(&to)) else { continue };
+                let Some(function) = self.destination(instruction.flow).and_then(|to| self.entries.get(&to)) else {
+                    continue;
+                };
                 if outside.iter().any(|(start, end)| (*start..*end).contains(&instruction.vaddr)) {
                     continue;
                 }

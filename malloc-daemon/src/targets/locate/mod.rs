@@ -15,8 +15,8 @@ use object::read::ReadRef;
 use super::decode::Execution;
 use super::elf::{BuildId, Elf, ElfError};
 use super::symbols::{self, Binding, Source, Symbol, Table};
-use malloc_common::depth::Depth;
 pub use foreign::folded;
+use malloc_common::depth::Depth;
 use scan::Scan;
 use tables::Family;
 

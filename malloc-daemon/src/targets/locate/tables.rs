@@ -30,7 +30,8 @@ const JEMALLOC: [(&str, Function); 4] = [
 ];
 
 /// Functions of gperftools whose names do not follow from malloc's family.
-const TCMALLOC: [(&str, Function); 2] = [("tc_free_sized", Function::Free), ("tc_malloc_skip_new_handler", Function::Malloc)];
+const TCMALLOC: [(&str, Function); 2] =
+    [("tc_free_sized", Function::Free), ("tc_malloc_skip_new_handler", Function::Malloc)];
 
 /// Functions of mimalloc whose names do not follow from malloc's family. In those that also take an alignment or an
 /// offset the size stands where it does without. Functions on a heap of the caller's take the heap first, which no
@@ -141,7 +142,8 @@ pub fn folded_name(name: &str, function: Function) -> Option<String> {
         return Some(if operator == Function::Free { "operator delete" } else { "operator new" }.to_owned());
     }
     let plain = name.trim_start_matches('_');
-    let plain = ["libc_", "tc_", "mi_", "rjem_", "je_"].iter().find_map(|prefix| plain.strip_prefix(prefix)).unwrap_or(plain);
+    let plain =
+        ["libc_", "tc_", "mi_", "rjem_", "je_"].iter().find_map(|prefix| plain.strip_prefix(prefix)).unwrap_or(plain);
     (plain != function.name() && !name.starts_with("tc_")).then(|| name.to_owned())
 }
 
@@ -153,7 +155,8 @@ pub fn version(family: Family, text: &[u8]) -> Option<String> {
         Family::Jemalloc => words(text).find_map(|word| {
             let (version, rest) = word.split_once('-')?;
             let hash = rest.split_once("-g")?.1;
-            (is_version(version) && hash.len() == 40 && hash.bytes().all(|b| b.is_ascii_hexdigit())).then(|| version.to_owned())
+            (is_version(version) && hash.len() == 40 && hash.bytes().all(|b| b.is_ascii_hexdigit()))
+                .then(|| version.to_owned())
         }),
         // `gperftools 2.10`
         Family::Tcmalloc => words(text).find_map(|word| {
@@ -162,7 +165,11 @@ pub fn version(family: Family, text: &[u8]) -> Option<String> {
         }),
         // `1.2.3`, a string of its own.
         Family::Musl => words(text)
-            .find(|word| (word.starts_with("1.") || word.starts_with("0.9.")) && is_version(word) && word.matches('.').count() == 2)
+            .find(|word| {
+                (word.starts_with("1.") || word.starts_with("0.9."))
+                    && is_version(word)
+                    && word.matches('.').count() == 2
+            })
             .map(str::to_owned),
         // A number in the code of mi_version; see there.
         Family::Mimalloc => None,
@@ -181,11 +188,15 @@ pub fn mimalloc_version(number: u32) -> Option<String> {
 
 /// The NUL-terminated strings of a section that are UTF-8 and short.
 fn words(text: &[u8]) -> impl Iterator<Item = &str> {
-    text.split(|byte| *byte == 0).filter(|word| (3..=80).contains(&word.len())).filter_map(|word| std::str::from_utf8(word).ok())
+    text.split(|byte| *byte == 0)
+        .filter(|word| (3..=80).contains(&word.len()))
+        .filter_map(|word| std::str::from_utf8(word).ok())
 }
 
 fn is_version(word: &str) -> bool {
-    word.len() <= 16 && word.split('.').count() >= 2 && word.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+    word.len() <= 16
+        && word.split('.').count() >= 2
+        && word.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]
