@@ -211,6 +211,8 @@ pub const EVENT_EXIT: u32 = 2;
 pub const EVENT_CHAIN: u32 = 3;
 /// [`Event::kind`]: a system call of the allocator returned.
 pub const EVENT_SYSCALL: u32 = 4;
+/// [`Event::kind`]: a process mapped code of a file.
+pub const EVENT_MAPPED: u32 = 5;
 
 /// `values[8]` of [`EVENT_CHAIN`]: the call in `values[0..4]` encloses this chain.
 pub const CHAIN_HAS_CALL: u64 = 1;

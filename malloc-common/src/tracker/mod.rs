@@ -8,8 +8,8 @@
 //! and the system call must come from at most [`BRANCH_WINDOW`] bytes below.
 
 use crate::abi::{
-    BORN_EXEC, BORN_UNSEEN, Counter, EVENT_EXEC, EVENT_EXIT, Event, Flight, Origin, SLOT_EXITED, SLOT_REPLACED, Series,
-    Syscall,
+    BORN_EXEC, BORN_UNSEEN, Counter, EVENT_EXEC, EVENT_EXIT, EVENT_MAPPED, Event, Flight, Origin, SLOT_EXITED,
+    SLOT_REPLACED, Series, Syscall,
 };
 use crate::function::Request;
 use crate::loss::Loss;
@@ -26,6 +26,7 @@ pub use trace::traced_function;
 /// zone (128) and pushes a frame of more than 900 bytes (x86-64, smallest floating-point state).
 pub const BRANCH_WINDOW: u64 = 512;
 
+const PROT_EXEC: u64 = 4;
 const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_STACK: u64 = 0x2_0000;
 const NO_FUNCTION: u8 = u8::MAX;
@@ -262,10 +263,12 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
             {
                 flight.brk_failed = 1;
             }
-            entered = Some((flight.origin, flight.entered_ns, length(syscall, &flight.args), flight.old_break, failed));
+            let code = matches!(syscall, Syscall::Mmap) && flight.args[2] & PROT_EXEC != 0;
+            entered =
+                Some((flight.origin, flight.entered_ns, length(syscall, &flight.args), flight.old_break, failed, code));
         }
     });
-    let Some((origin, entered_ns, bytes, old_break, failed)) = entered else {
+    let Some((origin, entered_ns, bytes, old_break, failed, code)) = entered else {
         return k.lose(Loss::UnpairedReturn);
     };
     let nanoseconds = now.saturating_sub(entered_ns);
@@ -285,6 +288,10 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
         k.add(slot, Counter::OriginBytes(origin), bytes);
         if let Origin::MmapCrossing = origin {
             count(k, slot, Series::Crossing, bytes);
+        }
+        // A file with code may bring an allocator: rare, a handful when a program starts.
+        if let (true, Origin::MmapFile) = (code, origin) {
+            trace::lifecycle(k, EVENT_MAPPED);
         }
     }
     if k.tracing() {

@@ -56,31 +56,43 @@ pub struct ProbedFile {
     overwritten: bool,
 }
 
+/// A file as /proc/PID/maps shows it. A file that carries probes is held open, so its inode stays its own; the number of
+/// another may be used again, most likely under another path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MappedFile {
+    /// Device.
+    pub device: Device,
+    /// Inode.
+    pub inode: u64,
+    /// Path.
+    pub path: Vec<u8>,
+}
+
 /// All files that carry probes.
 #[derive(Debug, Default)]
 pub struct Files {
     probed: BTreeMap<FileKey, ProbedFile>,
     /// Mapped inodes that were looked at: which file it is, or `None` when it holds no allocator.
-    by_inode: HashMap<(Device, u64), Option<FileKey>>,
+    by_inode: HashMap<MappedFile, Option<FileKey>>,
     /// Files refused for want of room.
     pub refused: u64,
 }
 
-/// Mapped inodes remembered at most; past that the memory starts anew. 65,536 x 64 bytes = 4 MiB.
+/// Mapped inodes remembered at most; past that the memory starts anew. 65,536 x 160 bytes = 10 MiB.
 const INODES: usize = 65_536;
 
 impl Files {
     /// What a mapped inode is known to be.
-    pub fn known(&self, inode: (Device, u64)) -> Option<Option<FileKey>> {
-        self.by_inode.get(&inode).copied()
+    pub fn known(&self, file: &MappedFile) -> Option<Option<FileKey>> {
+        self.by_inode.get(file).copied()
     }
 
     /// Remembers what a mapped inode is.
-    pub fn remember(&mut self, inode: (Device, u64), key: Option<FileKey>) {
+    pub fn remember(&mut self, file: MappedFile, key: Option<FileKey>) {
         if self.by_inode.len() >= INODES {
             self.by_inode.clear();
         }
-        self.by_inode.insert(inode, key);
+        self.by_inode.insert(file, key);
     }
 
     /// The file of that key.
@@ -95,7 +107,8 @@ impl Files {
     }
 
     /// Takes a file in; a file whose content is there already under another device (an overlay mount shows one inode
-    /// under a device of its own) is the same one, since a probe in either fires in both.
+    /// under a device of its own) is the same one, since a probe in either fires in both. Two file systems may hold
+    /// copies under the same number: only an overlay shows files that are not its own.
     pub fn admit(&mut self, file: TargetFile, root: Root) -> Result<FileKey, FileRefused> {
         let key = file.key;
         if self.probed.contains_key(&key) {
@@ -107,10 +120,11 @@ impl Files {
             return Err(FileRefused::TooMany { path });
         }
         let located = Contents.locate(&file, root).map_err(|error| FileRefused::Content { path, error })?;
+        let is_overlay = file.is_on_overlay();
         let same = self.probed.iter().find(|(other, held)| {
             (other.ino, other.size, other.mtime_ns) == (key.ino, key.size, key.mtime_ns)
-                && located.build_id.is_some()
-                && held.located.build_id == located.build_id
+                && held.located == located
+                && (is_overlay || held.file.is_on_overlay())
         });
         if let Some((other, _)) = same {
             return Ok(*other);
@@ -124,6 +138,11 @@ impl Files {
         let Some(probed) = self.probed.get_mut(key) else { return };
         let held = |scope: Scope| probed.attachments.iter().filter(|a| a.scope == scope).map(|a| a.depth).max();
         let covered = held(Scope::AllProcesses).max(held(scope)).unwrap_or(Depth::Syscall);
+        // Probes for all would fire beside those that one process has alone, and its calls would count twice.
+        let alone = probed.attachments.iter().any(|a| a.scope != Scope::AllProcesses && a.depth > covered);
+        if scope == Scope::AllProcesses && alone {
+            return;
+        }
         if depth <= covered || probed.overwritten {
             return;
         }

@@ -1,18 +1,19 @@
 //! The observer: everything between a list of wishes and a snapshot.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 
-use malloc_common::abi::{EVENT_EXEC, Event};
+use malloc_common::abi::{EVENT_EXEC, EVENT_MAPPED, Event};
 use malloc_common::depth::Depth;
 use malloc_common::site::Role;
 
 use super::census::{Census, Found, Serving, read_threshold};
-use super::files::{FileRefused, Files};
+use super::files::{FileRefused, Files, MappedFile};
 use crate::aggregate::model::{DaemonCost, Host, Probe, Snapshot, Verdict};
 use crate::aggregate::{Aggregate, Keep, Moment};
 use crate::collect::{BpfCollector, CollectError, Collector, EventSource, Events, RawImage, boot_ns};
 use crate::host::file::{FileKey, Root, TargetFile, open_in_root};
+use crate::host::maps::Mapping;
 use crate::host::process::{self, Pid};
 use crate::host::{HostError, btf, checks, kernel, link_map, tracefs};
 use crate::probes::{self, AttachError, Attached, Capacities, KernelLog, LoadError, Object, Offsets, Scope, Targets};
@@ -69,6 +70,11 @@ const LOOK_AFTER_NS: [u64; 4] = [0, 3_000_000, 50_000_000, 500_000_000];
 const NANOSECONDS_PER_TICK: u64 = 10_000_000;
 /// Processes waiting for such a look; more are found by the next collection.
 const LOOKS: usize = 1024;
+/// After code of a file was mapped: the loader maps several files in a row, and one look sees them all. 1 ms.
+const MAPPING_NS: u64 = 1_000_000;
+/// Files are looked at this often for being overwritten. 500 ms: a process that starts on such a file before its
+/// probes are gone crashes.
+const OVERWRITTEN_NS: u64 = 500_000_000;
 /// Looks between two waits: a machine that starts a thousand programs a second is not followed one by one.
 const LOOKS_AT_ONCE: usize = 32;
 
@@ -101,6 +107,9 @@ pub struct Observer {
     window_since_ns: u64,
     host: Host,
     looks: VecDeque<Look>,
+    overwritten_checked_ns: u64,
+    /// Processes probed for themselves, and how deep.
+    deep: HashMap<u32, Depth>,
     last_collect_us: u64,
     notes: Vec<Probe>,
 }
@@ -172,6 +181,8 @@ impl Observer {
             window_since_ns: boot_ns(),
             host: Host { kernel: kernel.release, cpus: u32::try_from(kernel.online_cpus).unwrap_or(u32::MAX) },
             looks: VecDeque::new(),
+            overwritten_checked_ns: boot_ns(),
+            deep: HashMap::new(),
             last_collect_us: 0,
             notes: Vec::new(),
         })
@@ -224,6 +235,7 @@ impl Observer {
     ///
     /// Why it has no allocator that can be probed, in words.
     pub fn probe_process(&mut self, pid: u32, depth: Depth) -> Result<Option<FileKey>, String> {
+        self.deep.insert(pid, depth);
         let found = self.serving(Pid(pid), Some((Scope::Process(pid), depth)))?;
         self.census.look(Pid(pid), &mut |_| Ok(found.clone()), &|_, _| None);
         Ok(found.map(|serving| serving.key))
@@ -250,8 +262,18 @@ impl Observer {
     pub fn drain_events(&mut self, f: &mut dyn FnMut(&Event)) {
         let looks = &mut self.looks;
         self.events.drain(&mut |event| {
-            if event.kind == EVENT_EXEC && looks.len() < LOOKS {
-                looks.push_back(Look { due_ns: event.ns, pid: Pid(event.tgid), attempt: 0 });
+            let pid = Pid(event.tgid);
+            match event.kind {
+                EVENT_EXEC if looks.len() < LOOKS => {
+                    looks.push_back(Look { due_ns: event.ns, pid, attempt: 0 });
+                }
+                EVENT_MAPPED if looks.len() < LOOKS => {
+                    let due_ns = event.ns + MAPPING_NS;
+                    if !looks.iter().any(|look| look.pid == pid && look.due_ns >= event.ns && look.due_ns <= due_ns) {
+                        looks.push_back(Look { due_ns, pid, attempt: LOOK_AFTER_NS.len() });
+                    }
+                }
+                _ => {}
             }
             f(&event);
         });
@@ -261,9 +283,14 @@ impl Observer {
         self.look_at_new();
     }
 
-    /// Looks at processes that executed a program a moment ago; returns nanoseconds until the next look is due.
+    /// Looks at processes that executed a program or mapped code a moment ago, and at the files that carry probes;
+    /// returns nanoseconds until the next look is due.
     pub fn look_at_new(&mut self) -> Option<u64> {
         let now = boot_ns();
+        if now.saturating_sub(self.overwritten_checked_ns) >= OVERWRITTEN_NS {
+            self.overwritten_checked_ns = now;
+            self.files.check_overwritten();
+        }
         let (due, later): (Vec<Look>, Vec<Look>) = self.looks.drain(..).partition(|look| look.due_ns <= now);
         self.looks.extend(later);
         for (done, look) in due.into_iter().enumerate() {
@@ -272,7 +299,11 @@ impl Observer {
                 continue;
             }
             // For all users of the file: processes that are chosen are told apart in the kernel.
-            let found = self.serving(look.pid, Some((Scope::AllProcesses, self.options.depth)));
+            let everybody = self.serving(look.pid, Some((Scope::AllProcesses, self.options.depth)));
+            let found = match self.deep.get(&look.pid.0) {
+                Some(depth) => self.serving(look.pid, Some((Scope::Process(look.pid.0), *depth))),
+                None => everybody,
+            };
             let files = &self.files;
             let known = matches!(found, Ok(Some(_)));
             self.census.look(look.pid, &mut |_| found.clone(), &|serving, pid| threshold(files, serving, pid));
@@ -280,7 +311,9 @@ impl Observer {
                 self.looks.push_back(Look { due_ns: now + after, attempt: look.attempt + 1, ..look });
             }
         }
-        self.looks.iter().map(|look| look.due_ns.saturating_sub(now)).min()
+        let next = self.looks.iter().map(|look| look.due_ns.saturating_sub(now)).min();
+        let files = (self.overwritten_checked_ns + OVERWRITTEN_NS).saturating_sub(now);
+        Some(next.map_or(files, |next| next.min(files)))
     }
 
     /// Says which file will serve a process, for one that may end before it can be looked at.
@@ -308,6 +341,7 @@ impl Observer {
         // Only now: what an image counted is described by the probes that it had.
         if !ended.is_empty() {
             self.files.release(&|pid| ended.contains(&pid));
+            self.deep.retain(|pid, _| !ended.contains(pid));
         }
         self.last_collect_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         snapshot
@@ -405,7 +439,7 @@ fn serving(pid: Pid, files: &mut Files, attach: &mut dyn FnMut(&mut Files, FileK
     };
     let code: Vec<_> = maps.iter().filter(|mapping| mapping.is_executable_file()).collect();
     let mut why = None;
-    if code.iter().any(|m| files.known((m.device, m.inode)).is_none()) {
+    if code.iter().any(|m| files.known(&place(m)).is_none()) {
         let looked = match discover::candidates(pid) {
             Ok(Some(looked)) => looked,
             Ok(None) => return Ok(None),
@@ -413,14 +447,18 @@ fn serving(pid: Pid, files: &mut Files, attach: &mut dyn FnMut(&mut Files, FileK
         };
         why = looked.unseen.first().map(|unseen| unseen.reason.to_string());
         for mapping in &code {
-            if files.known((mapping.device, mapping.inode)).is_none() {
-                files.remember((mapping.device, mapping.inode), None);
+            if files.known(&place(mapping)).is_none() {
+                files.remember(place(mapping), None);
             }
         }
         for candidate in looked.files {
-            let inode = (candidate.device, candidate.inode);
+            let seen = MappedFile {
+                device: candidate.device,
+                inode: candidate.inode,
+                path: candidate.path.as_os_str().as_encoded_bytes().to_vec(),
+            };
             match admit(candidate, pid, files) {
-                Ok(key) => files.remember(inode, key),
+                Ok(key) => files.remember(seen, key),
                 Err(error) => why = Some(error.to_string()),
             }
         }
@@ -434,7 +472,7 @@ fn serving(pid: Pid, files: &mut Files, attach: &mut dyn FnMut(&mut Files, FileK
     let executable = process::exe(pid).ok().flatten().map(|exe| exe.path);
     let mut found: Vec<(usize, Serving)> = Vec::new();
     for mapping in &code {
-        let Some(Some(key)) = files.known((mapping.device, mapping.inode)) else { continue };
+        let Some(Some(key)) = files.known(&place(mapping)) else { continue };
         if found.iter().any(|(_, held)| held.key == key) {
             continue;
         }
@@ -464,6 +502,10 @@ fn serving(pid: Pid, files: &mut Files, attach: &mut dyn FnMut(&mut Files, FileK
         (None, Some(why)) => Err(why),
         (None, None) => Ok(None),
     }
+}
+
+fn place(mapping: &Mapping) -> MappedFile {
+    MappedFile { device: mapping.device, inode: mapping.inode, path: mapping.path.clone() }
 }
 
 fn admit(candidate: Candidate, pid: Pid, files: &mut Files) -> Result<Option<FileKey>, FileRefused> {
