@@ -175,7 +175,11 @@ impl Census {
             facts.depth = measured;
             facts.probed_since_ns = since_ns;
             facts.not_measured = not_measured;
-            for level in DEPTHS.into_iter().filter(|level| *level > facts.depth && *level <= depth) {
+            facts.cut_short = probed.was_overwritten();
+            facts.not_measured.retain(|(level, _)| *level <= depth);
+            let told: Vec<Depth> = facts.not_measured.iter().map(|(level, _)| *level).collect();
+            let deeper = |level: &Depth| *level > facts.depth && *level <= depth && !told.contains(level);
+            for level in DEPTHS.into_iter().filter(deeper) {
                 let why = "only the chosen process is probed this deep, not its children".to_owned();
                 facts.not_measured.push((level, why));
             }

@@ -231,8 +231,18 @@ impl Files {
 }
 
 impl ProbedFile {
+    /// Whether its probes had to go.
+    pub fn was_overwritten(&self) -> bool {
+        self.overwritten
+    }
+
     /// How deep a process that uses this file is probed, since when, and what of that is not measured.
     pub fn measures(&self, pid: u32) -> (Depth, u64, Vec<(Depth, String)>) {
+        if self.overwritten {
+            let why = "its libc was overwritten in place";
+            let levels = [Depth::Sysmalloc, Depth::Arena, Depth::Call].map(|level| (level, why.to_owned()));
+            return (Depth::Syscall, 0, levels.to_vec());
+        }
         let mine = |a: &&Attachment| a.scope == Scope::AllProcesses || a.scope == Scope::Process(pid);
         let attached = || self.attachments.iter().filter(mine);
         let depth = attached().filter(|a| a.broken.is_none()).map(|a| a.depth).max().unwrap_or(Depth::Syscall);
@@ -244,9 +254,6 @@ impl ProbedFile {
                 let why = self.located.missing.iter().find(|m| m.depth == level);
                 not_measured.push((level, why.map_or_else(|| format!("no probe site for {level}"), |m| m.why.clone())));
             }
-        }
-        if self.overwritten {
-            not_measured.push((Depth::Sysmalloc, "its libc was overwritten in place".to_owned()));
         }
         (depth, since_ns, not_measured)
     }

@@ -3,6 +3,7 @@
 #![cfg(feature = "real-kernel")]
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -169,8 +170,10 @@ fn a_library_that_is_overwritten_in_place_is_let_go_within_a_second() {
     let serving = serve();
     let mut old = in_root(root.path(), &["alias"]);
     serving.image_when("it is probed", old.pid(), is_probed);
-    let bytes = fs::read(LIBC).expect("a libc");
-    fs::write(&libc, bytes).expect("an overwritten file");
+    // Not cut first: that would take the running process's own pages away, daemon or not.
+    let mut file = fs::OpenOptions::new().write(true).open(&libc).expect("the libc");
+    file.write_all(&fs::read(LIBC).expect("a libc")).expect("an overwritten file");
+    drop(file);
     let overwritten = Instant::now();
     until("the health says so", || {
         let health = serving.get("/v1/health").json().to_string();
@@ -194,7 +197,10 @@ fn a_library_that_is_overwritten_in_place_is_let_go_within_a_second() {
 fn an_allocator_that_is_opened_late_is_counted_beside_the_one_that_serves() {
     let serving = serve();
     let program = victim::program("opens_late");
-    let mut victim = Running::start(Command::new(program).arg(JEMALLOC.path()));
+    let mut victim = Running::start(
+        // Its thread-local data is of the kind that only the initial libraries are sure to find room for.
+        Command::new(program).arg(JEMALLOC.path()).env("GLIBC_TUNABLES", "glibc.rtld.optional_static_tls=65536"),
+    );
     let pid = victim.pid();
     assert_eq!(victim.read(1), b".");
     let is_ours = |image: &Image| image.comm() == "opens_late" && image.0["allocator"]["kind"] == "glibc";
