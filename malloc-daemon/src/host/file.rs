@@ -117,7 +117,7 @@ impl TargetFile {
     pub fn is_on_overlay(&self) -> bool {
         /// `OVERLAYFS_SUPER_MAGIC`
         const OVERLAY: i64 = 0x794c_7630;
-        rustix::fs::fstatfs(&self.file).is_ok_and(|system| i64::from(system.f_type) == OVERLAY)
+        rustix::fs::fstatfs(&self.file).is_ok_and(|system| system.f_type == OVERLAY)
     }
 
     /// Whether the content was replaced in place since the file was opened. Probes in it must then go.

@@ -34,6 +34,8 @@ struct Reading {
     allocator: Option<FileKey>,
     /// Other files with a `malloc` that it maps.
     also_mapped: Vec<FileKey>,
+    /// Files whose `malloc` comes before its and is not probed.
+    in_front: Vec<String>,
     /// Why there is none.
     no_allocator: Option<String>,
     threshold: Option<Threshold>,
@@ -57,6 +59,8 @@ pub struct Serving {
     pub mapped_offset: u64,
     /// Other files with a `malloc` that the process maps.
     pub also_mapped: Vec<FileKey>,
+    /// Files whose `malloc` comes before its and is not probed.
+    pub in_front: Vec<String>,
 }
 
 /// What a look at a process's files found.
@@ -116,6 +120,7 @@ impl Census {
             cgroup: process::cgroup(pid).ok().flatten(),
             allocator: serving.map(|serving| serving.key),
             also_mapped: serving.map(|serving| serving.also_mapped.clone()).unwrap_or_default(),
+            in_front: serving.map(|serving| serving.in_front.clone()).unwrap_or_default(),
             threshold: serving.and_then(|serving| probed(serving, pid)),
             no_allocator: match found {
                 Ok(Some(_)) => None,
@@ -171,6 +176,9 @@ impl Census {
             let mut described = probed.allocator();
             let others = reading.iter().flat_map(|reading| &reading.also_mapped);
             described.also_mapped = others.filter_map(|key| files.get(key)).map(ProbedFile::summary).collect();
+            let in_front = reading.iter().flat_map(|reading| &reading.in_front);
+            let unprobed = |path| format!("{path} (unknown, comes first: what it does not pass on is not counted)");
+            described.also_mapped.extend(in_front.map(unprobed));
             facts.allocator = Some(described);
             facts.depth = measured;
             facts.probed_since_ns = since_ns;

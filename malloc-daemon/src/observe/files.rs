@@ -68,12 +68,23 @@ pub struct MappedFile {
     pub path: Vec<u8>,
 }
 
+/// What a mapped file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It defines no `malloc`.
+    Nothing,
+    /// It defines `malloc`, and is not known to be an allocator: it is not probed.
+    Stranger,
+    /// It is an allocator's.
+    Allocator(FileKey),
+}
+
 /// All files that carry probes.
 #[derive(Debug, Default)]
 pub struct Files {
     probed: BTreeMap<FileKey, ProbedFile>,
-    /// Mapped inodes that were looked at: which file it is, or `None` when it holds no allocator.
-    by_inode: HashMap<MappedFile, Option<FileKey>>,
+    /// Mapped files that were looked at.
+    by_inode: HashMap<MappedFile, Known>,
     /// Files refused for want of room.
     pub refused: u64,
 }
@@ -83,16 +94,16 @@ const INODES: usize = 65_536;
 
 impl Files {
     /// What a mapped inode is known to be.
-    pub fn known(&self, file: &MappedFile) -> Option<Option<FileKey>> {
+    pub fn known(&self, file: &MappedFile) -> Option<Known> {
         self.by_inode.get(file).copied()
     }
 
     /// Remembers what a mapped inode is.
-    pub fn remember(&mut self, file: MappedFile, key: Option<FileKey>) {
+    pub fn remember(&mut self, file: MappedFile, known: Known) {
         if self.by_inode.len() >= INODES {
             self.by_inode.clear();
         }
-        self.by_inode.insert(file, key);
+        self.by_inode.insert(file, known);
     }
 
     /// The file of that key.

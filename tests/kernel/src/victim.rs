@@ -124,6 +124,25 @@ pub fn calls_of_the_preloaded(program: &Path, arguments: &[&str], preloaded: &Pa
     beyond(program, arguments, &preload)
 }
 
+/// A victim that is a package of its own, built on demand.
+///
+/// # Panics
+/// If cargo cannot build it.
+#[must_use]
+pub fn cargo_program(name: &str) -> PathBuf {
+    let manifest = workspace().join("tests/programs").join(name).join("Cargo.toml");
+    let directory = target_directory().join(name);
+    // jemalloc takes longer to build than any step of a test: not under its patience.
+    let status = Command::new("cargo")
+        .args(["build", "--quiet", "--locked", "--manifest-path"])
+        .arg(&manifest)
+        .arg("--target-dir")
+        .arg(&directory)
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "cargo build of {name}");
+    directory.join("debug").join(name)
+}
+
 fn accounts(name: &str, ended: &Ended) -> Vec<Truth> {
     assert!(ended.status.success(), "{name}: {:?}: {}", ended.status, ended.stderr);
     Truth::parse_all(&ended.stdout)

@@ -4,12 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use kernel_tests::allocators::{JEMALLOC, MIMALLOC, Preloaded, TCMALLOC, musl_gcc};
 use kernel_tests::compare::{assert_functions, assert_functions_beyond};
-use kernel_tests::daemon::{Recording, record_prepared, record_program};
+use kernel_tests::daemon::{Attached, Recording, record_prepared, record_program};
 use kernel_tests::document::Image;
-use kernel_tests::truth::Row;
+use kernel_tests::process::Running;
+use kernel_tests::truth::{Row, Truth};
 use kernel_tests::victim;
 
 fn portable() -> PathBuf {
@@ -175,10 +177,6 @@ fn every_call_of_a_static_program_on_glibc_is_counted_once() {
 // IDENT-1, HONEST-1: what is attached to a running process is the allocator that serves it.
 #[test]
 fn a_running_process_is_probed_where_its_allocator_is() {
-    use kernel_tests::daemon::Attached;
-    use kernel_tests::process::Running;
-    use kernel_tests::truth::Truth;
-    use std::process::Command;
     let mut victim = Running::start(Command::new(portable()).arg("wait").env("LD_PRELOAD", JEMALLOC.path()));
     assert_eq!(victim.read(1), b".");
     let attached = Attached::to(victim.pid());
@@ -190,4 +188,45 @@ fn a_running_process_is_probed_where_its_allocator_is() {
     let image = document.image(pid, "portable");
     assert_functions(&truth, &image);
     assert_eq!(image.text("/allocator/kind"), "jemalloc");
+}
+
+// COUNT-1, HONEST-1: a library that passes every call on makes none of them two, and the document names it.
+#[test]
+fn a_library_in_front_that_passes_calls_on_does_not_count_them_again() {
+    let recording = record_prepared(&portable(), &["alias", "multiply"], |command| {
+        command.env("LD_PRELOAD", victim::interposer());
+    });
+    let (truth, image) = recording.only();
+    assert_functions(truth, &image);
+    assert_eq!(image.text("/allocator/kind"), "glibc");
+    let beside = image.0["allocator"]["also_mapped"].to_string();
+    assert!(beside.contains("interpose.so (unknown, comes first"), "{beside}");
+}
+
+// COUNT-1, COUNT-2: Rust's jemalloc lies in the executable under names of its own, and serves Rust alone.
+#[test]
+fn a_jemalloc_inside_a_rust_program_is_counted_by_its_own_names() {
+    let program = victim::cargo_program("jemalloc-victim");
+    let mut victim = Running::start(&mut Command::new(program));
+    assert_eq!(victim.read(1), b".");
+    let pid = victim.pid();
+    let attached = Attached::to(pid);
+    victim.write(b"x");
+    let ended = victim.end();
+    let (_, document) = attached.wait();
+    let image = document.image(pid, "jemalloc-victim");
+    assert_eq!(image.text("/allocator/kind"), "jemalloc");
+    assert!(image.0["allocator"]["also_mapped"].to_string().contains("libc.so.6 (glibc"), "{}", image.0["allocator"]);
+    let words: Vec<&str> = ended.stdout.split_whitespace().collect();
+    let number = |name: &str| -> u64 {
+        let at = words.iter().position(|word| *word == name).expect("a number of that name");
+        words[at + 1].parse().expect("a number")
+    };
+    // Beside these Rust prints one line.
+    let near = |name: &str| {
+        let (seen, known) = (image.calls(name), number(name));
+        assert!((known..known + 16).contains(&seen), "{name}: {seen} for {known}");
+    };
+    ["malloc", "calloc", "realloc", "free"].into_iter().for_each(near);
+    assert!(image.is_null("/funnel/sysmalloc"), "{}", image.0["funnel"]);
 }

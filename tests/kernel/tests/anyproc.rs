@@ -72,7 +72,8 @@ fn a_process_in_another_mount_namespace_is_counted_on_its_own_libc() {
     let libc = copy.path().join("libc.so.6");
     fs::copy(LIBC, &libc).expect("a copy");
     let real = fs::canonicalize(LIBC).expect("a libc");
-    let script = format!("mount --bind {} {} && exec {} alias wait", libc.display(), real.display(), portable(&[]).display());
+    let script =
+        format!("mount --bind {} {} && exec {} alias wait", libc.display(), real.display(), portable(&[]).display());
     let mut victim = Running::start(Command::new("unshare").args(["-m", "sh", "-c", &script]));
     assert_eq!(victim.read(1), b".");
     let image = finish(&serving, victim);
@@ -138,7 +139,8 @@ fn two_overlay_mounts_of_one_libc_count_each_call_once() {
 // COUNT-1: a file without a build id too.
 #[test]
 fn two_overlay_mounts_of_one_static_executable_count_each_call_once() {
-    let program = victim::program_with("portable", "portable", &musl_gcc(), &["-static", "-no-pie", "-Wl,--build-id=none"]);
+    let program =
+        victim::program_with("portable", "portable", &musl_gcc(), &["-static", "-no-pie", "-Wl,--build-id=none"]);
     let root = tempfile::tempdir().expect("a temporary directory");
     fs::copy(program.expect("musl's compiler"), root.path().join("portable")).expect("a copy");
     assert_overlays(&root, &[]);
@@ -208,14 +210,16 @@ fn an_allocator_that_is_opened_late_is_counted_beside_the_one_that_serves() {
     victim.write(b"x");
     assert_eq!(victim.read(1), b".");
     let opened = Instant::now();
-    let with_late = |image: &Image| is_ours(image) && image.0["allocator"]["also_mapped"].to_string().contains("jemalloc");
+    let with_late =
+        |image: &Image| is_ours(image) && image.0["allocator"]["also_mapped"].to_string().contains("jemalloc");
     let before = serving.image_when("the late one is probed", pid, with_late);
     assert!(opened.elapsed() < Duration::from_secs(2), "probed after {:?}", opened.elapsed());
     victim.write(b"x");
     let ended = victim.end();
     assert_eq!(ended.code(), 0, "{}", ended.stderr);
     let truth = Truth::parse_all(&ended.stdout).pop().expect("an account");
-    let after = serving.image_when("it ended", pid, |image| image.comm() == "opens_late" && image.0["ended"].is_string());
+    let after =
+        serving.image_when("it ended", pid, |image| image.comm() == "opens_late" && image.0["ended"].is_string());
     assert_eq!(after.calls("malloc") - before.calls("malloc"), truth.fact("late"), "calls of the late allocator");
     assert_eq!(after.text("/allocator/kind"), "glibc");
 }

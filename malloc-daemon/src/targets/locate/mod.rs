@@ -273,6 +273,12 @@ pub fn defines_malloc<'data, R: ReadRef<'data>>(file: R) -> bool {
     Elf::parse(file).and_then(defines).unwrap_or(false)
 }
 
+/// Whether the content of a file shows that it is an allocator other than the C library's.
+#[must_use]
+pub fn is_known_allocator<'data, R: ReadRef<'data>>(file: R) -> bool {
+    Elf::parse(file).and_then(|elf| foreign::recognise(&elf)).is_ok_and(|recognised| recognised.is_some())
+}
+
 fn defines<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<bool, ElfError> {
     for table in [Table::Exported, Table::Full] {
         let named = symbols::read(elf, table, Source::Exports, |name| matches!(name, "malloc" | "free"))?;

@@ -227,8 +227,8 @@ mod tests {
         let jemalloc = b"x\x005.3.0-0-g54eaed1d8b56b1aa528be3bdd1877e59c56fa90c\0y";
         assert_eq!(version(Family::Jemalloc, jemalloc).as_deref(), Some("5.3.0"));
         assert_eq!(version(Family::Tcmalloc, b"\0gperftools 2.10\0").as_deref(), Some("2.10"));
-        assert_eq!(version(Family::Musl, b"\0127.0.0.1\x001.2.3\0").as_deref(), Some("1.2.3"));
-        assert_eq!(version(Family::Musl, b"\0127.0.0.1\0"), None);
+        assert_eq!(version(Family::Musl, b"\x00127.0.0.1\x001.2.3\0").as_deref(), Some("1.2.3"));
+        assert_eq!(version(Family::Musl, b"\x00127.0.0.1\0"), None);
         assert_eq!(mimalloc_version(209).as_deref(), Some("2.0.9"));
         assert_eq!(mimalloc_version(7), None);
     }
