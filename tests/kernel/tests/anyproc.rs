@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -37,8 +36,15 @@ fn small_root() -> TempDir {
         fs::create_dir_all(at(file).parent().expect("a directory")).expect("a directory");
         fs::copy(file, at(file)).expect("a copy");
     }
-    fs::copy(portable(&[]), at("/portable")).expect("a copy");
+    copy_program(&portable(&[]), &at("/portable"));
     root
+}
+
+/// Copies by another process: while one of ours has the copy open for writing, a test beside this one may fork, and
+/// nothing can execute what a child still holds.
+fn copy_program(program: &Path, copy: &Path) {
+    let ended = run(Command::new("cp").arg(program).arg(copy));
+    assert!(ended.status.success(), "cp: {}", ended.stderr);
 }
 
 fn in_root(root: &Path, arguments: &[&str]) -> Running {
@@ -142,7 +148,7 @@ fn two_overlay_mounts_of_one_static_executable_count_each_call_once() {
     let program =
         victim::program_with("portable", "portable", &musl_gcc(), &["-static", "-no-pie", "-Wl,--build-id=none"]);
     let root = tempfile::tempdir().expect("a temporary directory");
-    fs::copy(program.expect("musl's compiler"), root.path().join("portable")).expect("a copy");
+    copy_program(&program.expect("musl's compiler"), &root.path().join("portable"));
     assert_overlays(&root, &[]);
 }
 
@@ -248,8 +254,7 @@ fn a_deleted_executable_with_its_allocator_inside_is_counted_while_it_runs() {
     let program = portable(&["-static", "-no-pie"]);
     let directory = tempfile::tempdir().expect("a temporary directory");
     let copy = directory.path().join("portable");
-    fs::copy(program, &copy).expect("a copy");
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("a mode");
+    copy_program(&program, &copy);
     let mut victim = Running::start(Command::new(&copy).args(["alias", "wait"]));
     assert_eq!(victim.read(1), b".");
     fs::remove_file(&copy).expect("deleted");
