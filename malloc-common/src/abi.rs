@@ -215,6 +215,8 @@ pub const EVENT_EXIT: u32 = 2;
 pub const EVENT_CHAIN: u32 = 3;
 /// [`Event::kind`]: a system call of the allocator returned.
 pub const EVENT_SYSCALL: u32 = 4;
+/// [`Event::kind`]: a process mapped code of a file.
+pub const EVENT_MAPPED: u32 = 5;
 
 /// [`Event::kind`] of a [`Sample`]: a free raised the mmap threshold.
 /// `values`: threshold before and after, bytes of the chunk that was freed (0: the raise was seen later, at another

@@ -15,12 +15,19 @@
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
-#include <gnu/libc-version.h>
 #include <malloc.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <unistd.h>
+#ifdef __GLIBC__
+#include <gnu/libc-version.h>
+#endif
+
+/*
+ * A victim that defines T_FOREIGN may be served by any allocator: it does not look at the headers of glibc's chunks, so
+ * its account has no crossings and no threshold, and it says itself whether aligned_alloc is memalign's address.
+ */
 
 #define T_UNUSED __attribute__((unused))
 
@@ -129,6 +136,9 @@ static inline void t_note(struct t_row *row, unsigned long bytes) {
 
 static inline int t_power_of_two(unsigned long value) { return value != 0 && (value & (value - 1)) == 0; }
 
+#ifdef T_FOREIGN
+static int t_aligned_alloc_is_memalign;
+#else
 /* The minor version of glibc 2.x that runs this program. */
 static inline int t_glibc(void) {
     const char *text = gnu_get_libc_version();
@@ -142,8 +152,16 @@ static inline int t_glibc(void) {
     return minor;
 }
 
+#endif
+
 /* Up to glibc 2.37 aligned_alloc is memalign's address and rounds odd alignments up. */
-static inline int t_aligned_alloc_row(void) { return t_glibc() >= 38 ? T_ALIGNED_ALLOC : T_MEMALIGN; }
+static inline int t_aligned_alloc_row(void) {
+#ifdef T_FOREIGN
+    return t_aligned_alloc_is_memalign ? T_MEMALIGN : T_ALIGNED_ALLOC;
+#else
+    return t_glibc() >= 38 ? T_ALIGNED_ALLOC : T_MEMALIGN;
+#endif
+}
 
 static inline void t_request(int function, int possible, unsigned long bytes) {
     if (possible && bytes <= T_IMPOSSIBLE_BYTES)
@@ -202,11 +220,16 @@ static inline unsigned long t_size_word(const void *pointer) { return ((const vo
 
 /* How many bytes the kernel mapped for this chunk; 0 if it is none of its own. */
 static inline unsigned long t_mapped_bytes(const void *pointer) {
+#ifdef T_FOREIGN
+    (void)pointer;
+    return 0;
+#else
     if (!pointer || !(t_size_word(pointer) & T_IS_MMAPPED))
         return 0;
     unsigned long offset = ((const volatile size_t *)pointer)[-2] & ~7UL;
     /* From glibc 2.43 the chunk leaves its 16 bytes of header out of its size. */
     return (t_size_word(pointer) & ~7UL) + offset + (t_glibc() >= 43 ? 16 : 0);
+#endif
 }
 
 static inline void t_note_result(const void *pointer) {
@@ -227,12 +250,14 @@ static inline void t_note_release(const void *pointer) {
     }
 }
 
+#ifndef T_FOREIGN
 /* Every threshold setting through mallopt ends the dynamic rule. */
 static T_UNUSED void t_pin_threshold(int bytes) {
     mallopt(M_MMAP_THRESHOLD, bytes);
     t_threshold = (unsigned long)bytes;
     t_threshold_pinned = 1;
 }
+#endif
 
 /* ---- the calls ---- */
 
@@ -310,12 +335,14 @@ static T_UNUSED void *t_valloc(size_t size) {
     return pointer;
 }
 
+#ifndef T_FOREIGN
 static T_UNUSED void *t_pvalloc(size_t size) {
     t_count_pvalloc(size);
     void *pointer = pvalloc(size);
     t_note_result(pointer);
     return pointer;
 }
+#endif
 
 static T_UNUSED void t_free(void *pointer) {
     t_count_free(pointer);

@@ -8,8 +8,8 @@
 //! and the system call must come from at most [`BRANCH_WINDOW`] bytes below.
 
 use crate::abi::{
-    BORN_EXEC, BORN_UNSEEN, CHAIN_AT_BRANCH, Counter, EVENT_CROSSING, EVENT_EXEC, EVENT_EXIT, EVENT_RAISE, Flight,
-    Origin, SLOT_EXITED, SLOT_REPLACED, Series, Syscall,
+    BORN_EXEC, BORN_UNSEEN, CHAIN_AT_BRANCH, Counter, EVENT_CROSSING, EVENT_EXEC, EVENT_EXIT, EVENT_MAPPED,
+    EVENT_RAISE, Flight, Origin, SLOT_EXITED, SLOT_REPLACED, Series, Syscall,
 };
 use crate::function::Request;
 use crate::loss::Loss;
@@ -34,6 +34,7 @@ pub const FIRST_SAMPLES: u64 = 32;
 /// when nobody reads it for a second.
 pub const SAMPLE_EVERY_NS: u64 = 10_000_000;
 
+const PROT_EXEC: u64 = 4;
 const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_STACK: u64 = 0x2_0000;
 const NO_FUNCTION: u8 = u8::MAX;
@@ -188,10 +189,12 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
             {
                 flight.brk_failed = 1;
             }
-            entered = Some((flight.origin, flight.entered_ns, length(syscall, &flight.args), flight.old_break, failed));
+            let code = matches!(syscall, Syscall::Mmap) && flight.args[2] & PROT_EXEC != 0;
+            entered =
+                Some((flight.origin, flight.entered_ns, length(syscall, &flight.args), flight.old_break, failed, code));
         }
     });
-    let Some((origin, entered_ns, bytes, old_break, failed)) = entered else {
+    let Some((origin, entered_ns, bytes, old_break, failed, code)) = entered else {
         // A thread without a state was in this call when the probes came, or its loss is counted already.
         if k.with_flight(k.tid(), |_| ()).is_some() {
             k.lose(Loss::UnpairedReturn);
@@ -219,6 +222,10 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
                 let nb = k.with_flight(k.tid(), |flight| flight.nb).unwrap_or(0);
                 trace::sample(k, EVENT_CROSSING, [bytes, nb, result, nanoseconds, nth]);
             }
+        }
+        // A file with code may bring an allocator: rare, a handful when a program starts.
+        if let (true, Origin::MmapFile) = (code, origin) {
+            trace::lifecycle(k, EVENT_MAPPED);
         }
     }
     if k.tracing() {

@@ -31,6 +31,8 @@ pub struct Facts {
     pub not_measured: Vec<(Depth, String)>,
     /// Origins that no probe of its allocator tells.
     pub untold: Vec<Origin>,
+    /// The probes of its allocator had to go while it ran.
+    pub cut_short: bool,
     /// Nanoseconds since boot since when the probes of its allocator are attached.
     pub probed_since_ns: u64,
     /// The threshold as the daemon read it from the process's memory.
@@ -48,6 +50,7 @@ impl Default for Facts {
             depth: Depth::Syscall,
             not_measured: Vec::new(),
             untold: Vec::new(),
+            cut_short: false,
             probed_since_ns: 0,
             threshold: None,
         }
@@ -77,7 +80,7 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
         from_start: begun && !probed_late,
         // A process found in the middle of its life is counted from then on; one whose beginning was seen but whose
         // probes came later has levels that cover different times.
-        complete: losses.is_empty() && !(begun && probed_late),
+        complete: losses.is_empty() && !(begun && probed_late) && !facts.cut_short,
         losses,
         ended: match slot.state {
             SLOT_EXITED => Some(End::Exited),

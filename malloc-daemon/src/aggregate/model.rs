@@ -156,7 +156,7 @@ pub enum End {
 /// The allocator that a process uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allocator {
-    /// `glibc`, or `unknown`.
+    /// `glibc`, `jemalloc`, `tcmalloc`, `mimalloc`, `musl`, or `unknown`.
     pub kind: String,
     /// Version, e.g. `2.36`.
     pub version: Option<String>,
@@ -168,6 +168,9 @@ pub struct Allocator {
     pub located_by: String,
     /// Names that share an address with a counted function, e.g. `("memalign", ["aligned_alloc"])`.
     pub aliases: Vec<(String, Vec<String>)>,
+    /// Other files with a `malloc` that the process maps, each with its kind: their calls, if there are any, are
+    /// counted too, their levels below `call` are not told apart.
+    pub also_mapped: Vec<String>,
 }
 
 /// A count and the sum of what was counted, in bytes.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use malloc_common::abi::{CHAIN_HAS_CALL, EVENT_CHAIN, EVENT_SYSCALL, Origin, Syscall};
+use malloc_common::abi::{CHAIN_HAS_CALL, EVENT_CHAIN, EVENT_MAPPED, EVENT_SYSCALL, Origin, Syscall};
 use malloc_common::depth::Depth;
 use malloc_common::function::Function::{self, Calloc, Free, Malloc, PosixMemalign, Realloc};
 use malloc_common::loss::Loss;
@@ -246,6 +246,23 @@ fn files_and_thread_stacks_are_told_by_their_arguments() {
     let process = only(&mut sim);
     assert_eq!(by_origin(&process, Origin::MmapFile), 1);
     assert_eq!(by_origin(&process, Origin::MmapThreadStack), 1);
+}
+
+#[test]
+fn code_of_a_file_that_comes_into_a_process_is_told() {
+    let (read, read_exec, private, anonymous) = (1, 5, 2, 0x20);
+    let sim = Sim::new(Room::default(), None);
+    sim.run(1, 1);
+    for (prot, flags, result) in
+        [(read, private, 0x7000), (read_exec, private | anonymous, 0x8000), (read_exec, private, -12i64 as u64)]
+    {
+        sim.syscall(Syscall::Mmap, [0, 4096, prot, flags, 3, 0], result);
+    }
+    assert!(sim.events.borrow().iter().all(|event| event.kind != EVENT_MAPPED), "no code, no file, no mapping");
+    sim.syscall(Syscall::Mmap, [0, 4096, read_exec, private, 3, 0], 0x9000);
+    let told: Vec<_> = sim.events.borrow().iter().copied().filter(|event| event.kind == EVENT_MAPPED).collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].tgid, 1);
 }
 
 #[test]

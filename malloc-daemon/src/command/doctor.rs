@@ -137,9 +137,11 @@ fn libc_findings(libc: &Libc) -> Vec<Finding> {
         }
     };
     let version = match &located.kind {
-        AllocatorKind::Glibc { version: Some(version) } => format!("glibc {version}"),
-        AllocatorKind::Glibc { version: None } => "glibc of an unknown version".to_owned(),
         AllocatorKind::Unknown => "not glibc".to_owned(),
+        known => match known.version() {
+            Some(version) => format!("{} {version}", known.name()),
+            None => format!("{} of an unknown version", known.name()),
+        },
     };
     let mut findings = vec![finding("library", Verdict::Ok, format!("{version}, {} ({how})", path.display()), None)];
     let stripped = located.located_by == Source::Exports;

@@ -16,7 +16,7 @@ use crate::report::locate::{self as report, OtherFile, Process, Subject};
 use crate::report::printable;
 use crate::targets::discover::{Candidate, candidates};
 use crate::targets::symbols::Source;
-use crate::targets::{AllocatorKind, Contents, ElfError, Located};
+use crate::targets::{Contents, ElfError, Located};
 
 /// Characters of a path or a sentence that a process chose.
 const LONG: usize = 1024;
@@ -103,15 +103,15 @@ fn of_process(pid: u32) -> anyhow::Result<(Subject, Located)> {
 
 /// An allocator of another kind serves instead of the C library's, wherever it lies: as the observer has it.
 fn chosen(serving: &[(Candidate, Located)]) -> Option<usize> {
-    let rank = |located: &Located| located.version().is_some();
+    let rank = |located: &Located| located.kind.is_libc();
     serving.iter().enumerate().min_by_key(|(index, (_, located))| (rank(located), *index)).map(|(index, _)| index)
 }
 
 fn why(files: usize, located: &Located) -> &'static str {
     match (files, &located.kind) {
         (1, _) => "the only file it maps that defines malloc",
-        (_, AllocatorKind::Unknown) => "an allocator that is not the C library's serves before it",
-        (_, AllocatorKind::Glibc { .. }) => "the first of several that it maps",
+        (_, kind) if kind.is_libc() => "the first of several that it maps",
+        _ => "an allocator that is not the C library's serves before it",
     }
 }
 

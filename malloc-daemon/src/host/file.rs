@@ -112,6 +112,14 @@ impl TargetFile {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 
+    /// Whether the file system shows files of others as its own, under a device of its own.
+    #[must_use]
+    pub fn is_on_overlay(&self) -> bool {
+        /// `OVERLAYFS_SUPER_MAGIC`
+        const OVERLAY: i64 = 0x794c_7630;
+        rustix::fs::fstatfs(&self.file).is_ok_and(|system| system.f_type == OVERLAY)
+    }
+
     /// Whether the content was replaced in place since the file was opened. Probes in it must then go.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ pub mod btf;
 pub mod checks;
 pub mod file;
 pub mod kernel;
+pub mod link_map;
 pub mod maps;
 pub mod mounts;
 pub mod process;

@@ -7,7 +7,7 @@ use malloc_common::abi::{BORN_EXEC, Series};
 use malloc_common::depth::{DEPTHS, Depth};
 use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD};
 
-use super::files::Files;
+use super::files::{Files, ProbedFile};
 use crate::aggregate::Facts;
 use crate::aggregate::model::{ProcessId, Threshold, ThresholdMode, ThresholdSource};
 use crate::collect::{RawImage, boot_ns};
@@ -32,6 +32,10 @@ struct Reading {
     exe: Option<String>,
     cgroup: Option<String>,
     allocator: Option<FileKey>,
+    /// Other files with a `malloc` that it maps.
+    also_mapped: Vec<FileKey>,
+    /// Files whose `malloc` comes before its and is not probed.
+    in_front: Vec<String>,
     /// Why there is none.
     no_allocator: Option<String>,
     threshold: Option<Threshold>,
@@ -45,7 +49,7 @@ pub struct Census {
 }
 
 /// The allocator that serves a process, and where its code is mapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Serving {
     /// The file.
     pub key: FileKey,
@@ -53,6 +57,10 @@ pub struct Serving {
     pub mapped_at: u64,
     /// File offset at that address.
     pub mapped_offset: u64,
+    /// Other files with a `malloc` that the process maps.
+    pub also_mapped: Vec<FileKey>,
+    /// Files whose `malloc` comes before its and is not probed.
+    pub in_front: Vec<String>,
 }
 
 /// What a look at a process's files found.
@@ -103,7 +111,7 @@ impl Census {
             return;
         }
         let found = files(pid);
-        let serving = found.as_ref().ok().copied().flatten();
+        let serving = found.as_ref().ok().and_then(Option::as_ref);
         let reading = Reading {
             at_ns: boot_ns(),
             start_ticks: stat.start_ticks,
@@ -111,12 +119,14 @@ impl Census {
             exe: process::exe(pid).ok().flatten().map(|exe| exe.path.display().to_string()),
             cgroup: process::cgroup(pid).ok().flatten(),
             allocator: serving.map(|serving| serving.key),
+            also_mapped: serving.map(|serving| serving.also_mapped.clone()).unwrap_or_default(),
+            in_front: serving.map(|serving| serving.in_front.clone()).unwrap_or_default(),
+            threshold: serving.and_then(|serving| probed(serving, pid)),
             no_allocator: match found {
                 Ok(Some(_)) => None,
                 Ok(None) => Some("it maps no file that is known to hold malloc".to_owned()),
                 Err(why) => Some(why),
             },
-            threshold: serving.and_then(|serving| probed(&serving, pid)),
         };
         // The process may have ended, and its pid been used again, while it was looked at.
         if process::identity(pid).ok().flatten().is_none_or(|now| now.start_ticks != reading.start_ticks) {
@@ -163,17 +173,30 @@ impl Census {
         }
         if let Some(probed) = allocator.and_then(|key| files.get(&key)) {
             let (measured, since_ns, not_measured) = probed.measures(id.pid);
-            facts.allocator = Some(probed.allocator());
+            let mut described = probed.allocator();
+            let others = reading.iter().flat_map(|reading| &reading.also_mapped);
+            described.also_mapped = others.filter_map(|key| files.get(key)).map(ProbedFile::summary).collect();
+            let in_front = reading.iter().flat_map(|reading| &reading.in_front);
+            let unprobed = |path| format!("{path} (unknown, comes first: what it does not pass on is not counted)");
+            described.also_mapped.extend(in_front.map(unprobed));
+            facts.allocator = Some(described);
             facts.depth = measured;
             facts.probed_since_ns = since_ns;
             facts.not_measured = not_measured;
-            for level in DEPTHS.into_iter().filter(|level| *level > facts.depth && *level <= depth) {
+            facts.cut_short = probed.was_overwritten();
+            facts.not_measured.retain(|(level, _)| *level <= depth);
+            let told: Vec<Depth> = facts.not_measured.iter().map(|(level, _)| *level).collect();
+            let deeper = |level: &Depth| *level > facts.depth && *level <= depth && !told.contains(level);
+            for level in DEPTHS.into_iter().filter(deeper) {
                 let why = "only the chosen process is probed this deep, not its children".to_owned();
                 facts.not_measured.push((level, why));
             }
             facts.untold = probed.untold();
         } else if counted {
+            // Which of the files it used is not known: a level is told only if each of them has it.
             facts.depth = depth;
+            facts.not_measured = files.unmeasured_by_any(depth);
+            facts.untold = files.untold_by_any();
         } else if depth > Depth::Syscall {
             let why = reading.and_then(|r| r.no_allocator.clone());
             let why = why.unwrap_or_else(|| "it ended before its allocator could be told".to_owned());

@@ -12,7 +12,7 @@ use crate::collect::boot_ns;
 use crate::host::file::{FileKey, Root, TargetFile};
 use crate::host::maps::Device;
 use crate::probes::{Attached, FileProbes, Object, Scope, Site, attach_file};
-use crate::targets::{AllocatorKind, Contents, ElfError, Hook, Located};
+use crate::targets::{AllocatorKind, Contents, ElfError, Hook, Located, folded};
 
 /// Files that carry probes at one time. A host has one libc, and one for each distinct container image.
 pub const PROBED_FILES: usize = 256;
@@ -57,31 +57,54 @@ pub struct ProbedFile {
     overwritten: bool,
 }
 
+/// A file as /proc/PID/maps shows it. A file that carries probes is held open, so its inode stays its own; the number of
+/// another may be used again, most likely under another path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MappedFile {
+    /// Device.
+    pub device: Device,
+    /// Inode.
+    pub inode: u64,
+    /// Path.
+    pub path: Vec<u8>,
+}
+
+/// What a mapped file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It defines no `malloc`.
+    Nothing,
+    /// It defines `malloc`, and is not known to be an allocator: it is not probed.
+    Stranger,
+    /// It is an allocator's.
+    Allocator(FileKey),
+}
+
 /// All files that carry probes.
 #[derive(Debug, Default)]
 pub struct Files {
     probed: BTreeMap<FileKey, ProbedFile>,
-    /// Mapped inodes that were looked at: which file it is, or `None` when it holds no allocator.
-    by_inode: HashMap<(Device, u64), Option<FileKey>>,
+    /// Mapped files that were looked at.
+    by_inode: HashMap<MappedFile, Known>,
     /// Files refused for want of room.
     pub refused: u64,
 }
 
-/// Mapped inodes remembered at most; past that the memory starts anew. 65,536 x 64 bytes = 4 MiB.
+/// Mapped inodes remembered at most; past that the memory starts anew. 65,536 x 160 bytes = 10 MiB.
 const INODES: usize = 65_536;
 
 impl Files {
     /// What a mapped inode is known to be.
-    pub fn known(&self, inode: (Device, u64)) -> Option<Option<FileKey>> {
-        self.by_inode.get(&inode).copied()
+    pub fn known(&self, file: &MappedFile) -> Option<Known> {
+        self.by_inode.get(file).copied()
     }
 
     /// Remembers what a mapped inode is.
-    pub fn remember(&mut self, inode: (Device, u64), key: Option<FileKey>) {
+    pub fn remember(&mut self, file: MappedFile, known: Known) {
         if self.by_inode.len() >= INODES {
             self.by_inode.clear();
         }
-        self.by_inode.insert(inode, key);
+        self.by_inode.insert(file, known);
     }
 
     /// The file of that key.
@@ -96,7 +119,8 @@ impl Files {
     }
 
     /// Takes a file in; a file whose content is there already under another device (an overlay mount shows one inode
-    /// under a device of its own) is the same one, since a probe in either fires in both.
+    /// under a device of its own) is the same one, since a probe in either fires in both. Two file systems may hold
+    /// copies under the same number: only an overlay shows files that are not its own.
     pub fn admit(&mut self, file: TargetFile, root: Root) -> Result<FileKey, FileRefused> {
         let key = file.key;
         if self.probed.contains_key(&key) {
@@ -108,10 +132,11 @@ impl Files {
             return Err(FileRefused::TooMany { path });
         }
         let located = Contents.locate(&file, root).map_err(|error| FileRefused::Content { path, error })?;
+        let is_overlay = file.is_on_overlay();
         let same = self.probed.iter().find(|(other, held)| {
             (other.ino, other.size, other.mtime_ns) == (key.ino, key.size, key.mtime_ns)
-                && located.build_id.is_some()
-                && held.located.build_id == located.build_id
+                && held.located == located
+                && (is_overlay || held.file.is_on_overlay())
         });
         if let Some((other, _)) = same {
             return Ok(*other);
@@ -187,6 +212,27 @@ impl Files {
         all
     }
 
+    /// Levels up to `depth` that some file does not tell, and why.
+    pub fn unmeasured_by_any(&self, depth: Depth) -> Vec<(Depth, String)> {
+        let levels = [Depth::Sysmalloc, Depth::Arena, Depth::Call].into_iter().filter(|level| *level <= depth);
+        let missing = levels.filter_map(|level| {
+            let lacking =
+                self.probed.values().find(|p| !p.located.hooks.iter().any(|h| is_the_probe_of(h.role, level)))?;
+            Some((
+                level,
+                format!("it ended before its allocator could be told; {} does not tell it", lacking.summary()),
+            ))
+        });
+        missing.collect()
+    }
+
+    /// Origins that some file does not tell.
+    pub fn untold_by_any(&self) -> Vec<Origin> {
+        let mut untold: Vec<_> = self.probed.values().flat_map(ProbedFile::untold).collect();
+        untold.dedup();
+        untold
+    }
+
     /// How many sites are attached.
     pub fn sites(&self) -> usize {
         self.probed.values().flat_map(|p| &p.attachments).filter(|a| a.links.is_some()).count()
@@ -211,8 +257,18 @@ impl ProbedFile {
         self.attachments.push(Attachment { scope, depth, since_ns: boot_ns(), sites, links, broken });
     }
 
+    /// Whether its probes had to go.
+    pub fn was_overwritten(&self) -> bool {
+        self.overwritten
+    }
+
     /// How deep a process that uses this file is probed, since when, and what of that is not measured.
     pub fn measures(&self, pid: u32) -> (Depth, u64, Vec<(Depth, String)>) {
+        if self.overwritten {
+            let why = "its libc was overwritten in place";
+            let levels = [Depth::Sysmalloc, Depth::Arena, Depth::Call].map(|level| (level, why.to_owned()));
+            return (Depth::Syscall, 0, levels.to_vec());
+        }
         let mine = |a: &&Attachment| a.scope == Scope::AllProcesses || a.scope == Scope::Process(pid);
         let attached = || self.attachments.iter().filter(mine);
         let depth = attached().filter(|a| a.broken.is_none()).map(|a| a.depth).max().unwrap_or(Depth::Syscall);
@@ -224,9 +280,6 @@ impl ProbedFile {
                 let why = self.located.missing.iter().find(|m| m.depth == level);
                 not_measured.push((level, why.map_or_else(|| format!("no probe site for {level}"), |m| m.why.clone())));
             }
-        }
-        if self.overwritten {
-            not_measured.push((Depth::Sysmalloc, "its libc was overwritten in place".to_owned()));
         }
         (depth, since_ns, not_measured)
     }
@@ -258,22 +311,32 @@ impl ProbedFile {
         let located = &self.located;
         let counted = |name: &str| (0..9).filter_map(Function::from_index).any(|f| f.name() == name);
         Allocator {
-            kind: match located.kind {
-                AllocatorKind::Glibc { .. } => "glibc".to_owned(),
-                AllocatorKind::Unknown => "unknown".to_owned(),
-            },
+            kind: located.kind.name().to_owned(),
             version: located.version().map(str::to_owned),
             build_id: located.build_id.as_ref().map(ToString::to_string),
             path: self.file.path.display().to_string(),
             located_by: located.located_by.name().to_owned(),
-            aliases: located
-                .functions
-                .iter()
-                .filter(|f| counted(&f.name))
-                .map(|f| (f.name.clone(), f.aliases.iter().filter(|alias| counted(alias)).cloned().collect::<Vec<_>>()))
-                .filter(|(_, aliases)| !aliases.is_empty())
-                .collect(),
+            aliases: match located.kind {
+                AllocatorKind::Glibc { .. } | AllocatorKind::Unknown => located
+                    .functions
+                    .iter()
+                    .filter(|f| counted(&f.name))
+                    .map(|f| {
+                        (f.name.clone(), f.aliases.iter().filter(|alias| counted(alias)).cloned().collect::<Vec<_>>())
+                    })
+                    .filter(|(_, aliases)| !aliases.is_empty())
+                    .collect(),
+                _ => folded(located),
+            },
+            also_mapped: Vec::new(),
         }
+    }
+
+    /// The file and its kind, for a list of such files.
+    pub fn summary(&self) -> String {
+        let kind = &self.located.kind;
+        let version = kind.version().map(|version| format!(" {version}")).unwrap_or_default();
+        format!("{} ({}{version})", self.file.path.display(), kind.name())
     }
 
     /// Where `mp_` lies in a process that maps the file's code `offset` at `address`.

@@ -4,6 +4,7 @@ mod census;
 mod files;
 mod naming;
 mod observer;
+mod serving;
 
 pub use files::{FileRefused, PROBED_FILES};
 pub use observer::{Observer, Options, Selection, StartError, unix_ms};

@@ -1,17 +1,18 @@
 //! The observer: everything between a list of wishes and a snapshot.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use malloc_common::abi::{EVENT_EXEC, Event};
+use malloc_common::abi::{EVENT_EXEC, EVENT_MAPPED, Event};
 use malloc_common::depth::Depth;
 
 use super::census::{Census, Found, Serving, read_threshold};
 use super::files::{FileRefused, Files};
 use super::naming::Naming;
+use super::serving::serving;
 use crate::aggregate::incidents::{Incidents, StackId};
 use crate::aggregate::model::{DaemonCost, Host, NANOSECONDS_PER_TICK, Probe, Snapshot, Stack, Verdict};
 use crate::aggregate::{Aggregate, Keep, Moment};
@@ -20,7 +21,7 @@ use crate::host::file::{FileKey, Root, TargetFile, open_in_root};
 use crate::host::process::{self, Pid};
 use crate::host::{HostError, btf, checks, kernel, tracefs};
 use crate::probes::{self, AttachError, Attached, Capacities, KernelLog, LoadError, Object, Offsets, Scope, Targets};
-use crate::targets::discover::{self, Candidate, CandidateKind};
+use crate::targets::discover::CandidateKind;
 use crate::targets::{Contents, ElfFacts};
 
 /// Which processes are counted.
@@ -76,6 +77,11 @@ const LOOK_AFTER_NS: [u64; 4] = [0, 3_000_000, 50_000_000, 500_000_000];
 const LOOKS: usize = 1024;
 /// How long a last report waits for stacks to be named.
 const NAMING_PATIENCE: Duration = Duration::from_secs(3);
+/// After code of a file was mapped: the loader maps several files in a row, and one look sees them all. 1 ms.
+const MAPPING_NS: u64 = 1_000_000;
+/// Files are looked at this often for being overwritten. 500 ms: a process that starts on such a file before its
+/// probes are gone crashes.
+const OVERWRITTEN_NS: u64 = 500_000_000;
 /// Looks between two waits: a machine that starts a thousand programs a second is not followed one by one.
 const LOOKS_AT_ONCE: usize = 32;
 
@@ -110,6 +116,9 @@ pub struct Observer {
     follows: bool,
     host: Host,
     looks: VecDeque<Look>,
+    overwritten_checked_ns: u64,
+    /// Processes probed for themselves, and how deep.
+    deep: HashMap<u32, Depth>,
     last_collect_us: u64,
     notes: Vec<Probe>,
     /// Stacks that were waited for.
@@ -189,6 +198,8 @@ impl Observer {
             follows: options.selection == Selection::Everything,
             host: Host { kernel: kernel.release, cpus: u32::try_from(kernel.online_cpus).unwrap_or(u32::MAX) },
             looks: VecDeque::new(),
+            overwritten_checked_ns: boot_ns(),
+            deep: HashMap::new(),
             last_collect_us: 0,
             notes: Vec::new(),
             late: Vec::new(),
@@ -259,8 +270,9 @@ impl Observer {
     ///
     /// Why it has no allocator that can be probed, in words.
     pub fn probe_process(&mut self, pid: u32, depth: Depth) -> Result<Option<FileKey>, String> {
+        self.deep.insert(pid, depth);
         let found = self.serving(Pid(pid), Some((Scope::Process(pid), depth)))?;
-        self.census.look(Pid(pid), &mut |_| Ok(found), &|_, _| None);
+        self.census.look(Pid(pid), &mut |_| Ok(found.clone()), &|_, _| None);
         Ok(found.map(|serving| serving.key))
     }
 
@@ -285,8 +297,18 @@ impl Observer {
     pub fn drain_events(&mut self, f: &mut dyn FnMut(&Event)) {
         let looks = &mut self.looks;
         self.events.drain(&mut |event| {
-            if event.kind == EVENT_EXEC && looks.len() < LOOKS {
-                looks.push_back(Look { due_ns: event.ns, pid: Pid(event.tgid), attempt: 0 });
+            let pid = Pid(event.tgid);
+            match event.kind {
+                EVENT_EXEC if looks.len() < LOOKS => {
+                    looks.push_back(Look { due_ns: event.ns, pid, attempt: 0 });
+                }
+                EVENT_MAPPED if looks.len() < LOOKS => {
+                    let due_ns = event.ns + MAPPING_NS;
+                    if !looks.iter().any(|look| look.pid == pid && look.due_ns >= event.ns && look.due_ns <= due_ns) {
+                        looks.push_back(Look { due_ns, pid, attempt: LOOK_AFTER_NS.len() });
+                    }
+                }
+                _ => {}
             }
             f(&event);
         });
@@ -313,9 +335,14 @@ impl Observer {
         self.late = self.naming.finish(NAMING_PATIENCE);
     }
 
-    /// Looks at processes that executed a program a moment ago; returns nanoseconds until the next look is due.
+    /// Looks at processes that executed a program or mapped code a moment ago, and at the files that carry probes;
+    /// returns nanoseconds until the next look is due.
     pub fn look_at_new(&mut self) -> Option<u64> {
         let now = boot_ns();
+        if now.saturating_sub(self.overwritten_checked_ns) >= OVERWRITTEN_NS {
+            self.overwritten_checked_ns = now;
+            self.files.check_overwritten();
+        }
         let (due, later): (Vec<Look>, Vec<Look>) = self.looks.drain(..).partition(|look| look.due_ns <= now);
         self.looks.extend(later);
         for (done, look) in due.into_iter().enumerate() {
@@ -323,7 +350,11 @@ impl Observer {
                 self.looks.push_back(look);
                 continue;
             }
-            let found = self.serving(look.pid, self.attach_new());
+            let everybody = self.serving(look.pid, self.attach_new());
+            let found = match self.deep.get(&look.pid.0) {
+                Some(depth) => self.serving(look.pid, Some((Scope::Process(look.pid.0), *depth))),
+                None => everybody,
+            };
             let files = &self.files;
             let known = matches!(found, Ok(Some(_)));
             self.census.look(look.pid, &mut |_| found.clone(), &|serving, pid| threshold(files, serving, pid));
@@ -335,7 +366,9 @@ impl Observer {
                 self.looks.push_back(Look { due_ns: now + after, attempt: look.attempt + 1, ..look });
             }
         }
-        self.looks.iter().map(|look| look.due_ns.saturating_sub(now)).min()
+        let next = self.looks.iter().map(|look| look.due_ns.saturating_sub(now)).min();
+        let files = (self.overwritten_checked_ns + OVERWRITTEN_NS).saturating_sub(now);
+        Some(next.map_or(files, |next| next.min(files)))
     }
 
     /// Says which file will serve a process, for one that may end before it can be looked at.
@@ -371,6 +404,7 @@ impl Observer {
         // Only now: what an image counted is described by the probes that it had.
         if !ended.is_empty() {
             self.files.release(&|pid| ended.contains(&pid));
+            self.deep.retain(|pid, _| !ended.contains(pid));
         }
         self.last_collect_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         snapshot
@@ -450,62 +484,6 @@ fn threshold(files: &Files, serving: &Serving, pid: Pid) -> Option<crate::aggreg
     let probed = files.get(&serving.key)?;
     let address = probed.mp_address(serving.mapped_at, serving.mapped_offset)?;
     read_threshold(pid, address, probed.located.mp?.layout)
-}
-
-/// The allocator of a process: the first of the executable, another allocator's library, the C library that defines
-/// `malloc`. Files not seen before are admitted, and `attach` is called for the one that serves.
-fn serving(pid: Pid, files: &mut Files, attach: &mut dyn FnMut(&mut Files, FileKey)) -> Found {
-    let maps = match process::maps(pid) {
-        Ok(Some(maps)) => maps,
-        Ok(None) => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    let code: Vec<_> = maps.iter().filter(|mapping| mapping.is_executable_file()).collect();
-    let mut found = None;
-    let mut why = None;
-    if code.iter().any(|m| files.known((m.device, m.inode)).is_none()) {
-        let looked = match discover::candidates(pid) {
-            Ok(Some(looked)) => looked,
-            Ok(None) => return Ok(None),
-            Err(error) => return Err(error.to_string()),
-        };
-        why = looked.unseen.first().map(|unseen| unseen.reason.to_string());
-        for mapping in &code {
-            if files.known((mapping.device, mapping.inode)).is_none() {
-                files.remember((mapping.device, mapping.inode), None);
-            }
-        }
-        for candidate in looked.files {
-            let inode = (candidate.device, candidate.inode);
-            match admit(candidate, pid, files) {
-                Ok(key) => files.remember(inode, key),
-                Err(error) => why = Some(error.to_string()),
-            }
-        }
-    }
-    for mapping in &code {
-        let Some(Some(key)) = files.known((mapping.device, mapping.inode)) else { continue };
-        let serving = Serving { key, mapped_at: mapping.start, mapped_offset: mapping.offset };
-        let rank = |key: &FileKey| files.get(key).map_or(2, |p| u8::from(p.located.version().is_some()));
-        if found.is_none_or(|held: Serving| held.key != key && rank(&key) < rank(&held.key)) {
-            found = Some(serving);
-        }
-    }
-    match (found, why) {
-        (Some(serving), _) => {
-            attach(files, serving.key);
-            Ok(Some(serving))
-        }
-        (None, Some(why)) => Err(why),
-        (None, None) => Ok(None),
-    }
-}
-
-fn admit(candidate: Candidate, pid: Pid, files: &mut Files) -> Result<Option<FileKey>, FileRefused> {
-    if !Contents.defines_malloc(&candidate.file) {
-        return Ok(None);
-    }
-    files.admit(candidate.file, Root::Process(pid)).map(Some)
 }
 
 /// A library serves `malloc` by its name; the loader, which has a `malloc` of its own for its start, does not.

@@ -10,7 +10,7 @@ use super::json::{self, document::SCHEMA_VERSION};
 use crate::targets::decode::{Emulation, Execution};
 use crate::targets::elf::machine_name;
 use crate::targets::locate::AllocatorFunction;
-use crate::targets::{AllocatorKind, Hook, Located};
+use crate::targets::{Hook, Located};
 
 pub use text::text;
 
@@ -186,10 +186,7 @@ pub fn document(subject: &Subject, located: &Located) -> Document {
         process: subject.process.clone(),
         complete: located.missing.is_empty(),
         allocator: Allocator {
-            kind: match located.kind {
-                AllocatorKind::Glibc { .. } => "glibc",
-                AllocatorKind::Unknown => "unknown",
-            },
+            kind: located.kind.name(),
             version: located.version().map(str::to_owned),
             build_id: located.build_id.as_ref().map(ToString::to_string),
             located_by: located.located_by.name(),

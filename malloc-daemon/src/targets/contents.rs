@@ -30,6 +30,12 @@ impl ElfFacts for Contents {
 }
 
 impl Contents {
+    /// Whether the content of a file shows which allocator it is.
+    #[must_use]
+    pub fn is_known_allocator(self, file: &TargetFile) -> bool {
+        locate::is_known_allocator(&ReadCache::new(file.reader()))
+    }
+
     /// Finds the hooks of a file, with the debug file of its build id when `root` or the host has one.
     ///
     /// # Errors

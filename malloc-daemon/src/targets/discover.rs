@@ -278,17 +278,23 @@ fn choose(maps: Vec<Mapping>, executable: Option<&Path>) -> Vec<(CandidateKind, 
 }
 
 /// Opens the mapped file itself, or where that is not possible what lies at its path, if that is the same file.
-fn open(pid: Pid, kind: CandidateKind, mapping: &Mapping) -> Result<Option<Candidate>, UnseenReason> {
-    let path = mapping.path();
-    let file = match open_map_file(pid, mapping.start..mapping.end, &path) {
-        Ok(Some(file)) => Some(file),
+///
+/// # Errors
+/// Why there may be a file that is not seen; `None` when the process or its mapping vanished.
+pub fn open_mapping(pid: Pid, mapping: &Mapping) -> Result<Option<TargetFile>, UnseenReason> {
+    match open_map_file(pid, mapping.start..mapping.end, &mapping.path()) {
+        Ok(Some(file)) => Ok(Some(file)),
         // Mappings are split and joined as the process runs; the file may be there still.
-        Ok(None) | Err(FileError::Host(HostError::NotPermitted { .. })) => open_by_path(pid, mapping)?,
-        Err(error) => return Err(error.into()),
-    };
+        Ok(None) | Err(FileError::Host(HostError::NotPermitted { .. })) => open_by_path(pid, mapping),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn open(pid: Pid, kind: CandidateKind, mapping: &Mapping) -> Result<Option<Candidate>, UnseenReason> {
+    let file = open_mapping(pid, mapping)?;
     Ok(file.map(|file| Candidate {
         kind,
-        path,
+        path: mapping.path(),
         deleted: mapping.deleted,
         file,
         mapped_at: mapping.start,

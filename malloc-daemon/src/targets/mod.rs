@@ -20,7 +20,7 @@ pub mod usdt;
 
 pub use contents::Contents;
 pub use elf::{BuildId, ElfError};
-pub use locate::{AllocatorKind, Hook, Located, analyse, locate};
+pub use locate::{AllocatorKind, Hook, Located, analyse, folded, locate};
 pub use malloc_common::depth::Depth;
 
 /// What discovery asks of the content of a file. A file that is no ELF file, or a malformed one, has none of it.

@@ -105,7 +105,12 @@ pub fn record(name: &str, arguments: &[&str]) -> Recording {
     recording
 }
 
-fn record_with(depth: &str, program: &Path, arguments: &[&str], prepare: impl FnOnce(&mut Command)) -> Recording {
+/// The general form: any depth, any program, any change to the command.
+///
+/// # Panics
+/// If the daemon writes no document.
+#[must_use]
+pub fn record_with(depth: &str, program: &Path, arguments: &[&str], prepare: impl FnOnce(&mut Command)) -> Recording {
     let report = Report::new();
     let mut command = report.command(depth);
     command.arg("--").arg(program).args(arguments);

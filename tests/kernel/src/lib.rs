@@ -3,6 +3,7 @@
 //! The tests are in `tests/`, behind the feature `real-kernel`. They take the daemon from
 //! `MALLOC_DAEMON_BIN`, or else from this workspace's target directory.
 
+pub mod allocators;
 pub mod compare;
 pub mod daemon;
 pub mod document;

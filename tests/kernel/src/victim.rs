@@ -70,11 +70,24 @@ pub fn run_alone(name: &str, arguments: &[&str]) -> Vec<Truth> {
 /// If the interposer saw fewer calls than the victim made: one of the two oracles is wrong.
 #[must_use]
 pub fn calls_of_the_libc(name: &str, arguments: &[&str]) -> BTreeMap<String, Row> {
+    beyond(&program(name), arguments, &interposer().display().to_string())
+}
+
+/// The calls that libraries make on their own in a run of this program on the C library's allocator.
+///
+/// # Panics
+/// If the interposer saw fewer calls than the victim made.
+#[must_use]
+pub fn calls_of_the_interposed(program: &Path, arguments: &[&str]) -> BTreeMap<String, Row> {
+    beyond(program, arguments, &interposer().display().to_string())
+}
+
+fn beyond(program: &Path, arguments: &[&str], preload: &str) -> BTreeMap<String, Row> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let report = directory.path().join("interposed");
-    let ended =
-        run(Command::new(program(name)).args(arguments).env("LD_PRELOAD", interposer()).env("INTERPOSE_FILE", &report));
-    let truth = accounts(name, &ended).pop().expect("an account");
+    let ended = run(Command::new(program).args(arguments).env("LD_PRELOAD", preload).env("INTERPOSE_FILE", &report));
+    let name = program.display();
+    let truth = accounts(&name.to_string(), &ended).pop().expect("an account");
     let text = std::fs::read_to_string(&report).expect("the interposer's account");
     let seen = text.lines().map(Truth::parse).find(|seen| seen.pid == truth.pid).expect("an account of this process");
     seen.functions
@@ -89,6 +102,47 @@ pub fn calls_of_the_libc(name: &str, arguments: &[&str]) -> BTreeMap<String, Row
         .collect()
 }
 
+/// The victim of this name, with more flags for the compiler, under a name of its own.
+///
+/// # Errors
+/// What the compiler says.
+pub fn program_with(name: &str, output: &str, compiler: &Path, flags: &[&str]) -> Result<PathBuf, String> {
+    compile_with(compiler, name, output, flags)
+}
+
+/// The calls that libraries make on their own before and after `main` when these are preloaded and the victim runs with
+/// these arguments: what the interposer in front of them sees beyond what the victim knows of.
+///
+/// # Panics
+/// If the interposer saw fewer calls than the victim made.
+#[must_use]
+pub fn calls_of_the_preloaded(program: &Path, arguments: &[&str], preloaded: &Path) -> BTreeMap<String, Row> {
+    let mut flags = vec!["-shared", "-fPIC", "-DT_FOREIGN", "-DT_NEXT"];
+    flags.extend(arguments.contains(&"alias").then_some("-DT_ALIAS"));
+    let interposer = compiled("interpose", "interpose-next.so", &flags);
+    let preload = format!("{} {}", interposer.display(), preloaded.display());
+    beyond(program, arguments, &preload)
+}
+
+/// A victim that is a package of its own, built on demand.
+///
+/// # Panics
+/// If cargo cannot build it.
+#[must_use]
+pub fn cargo_program(name: &str) -> PathBuf {
+    let manifest = workspace().join("tests/programs").join(name).join("Cargo.toml");
+    let directory = target_directory().join(name);
+    // jemalloc takes longer to build than any step of a test: not under its patience.
+    let status = Command::new("cargo")
+        .args(["build", "--quiet", "--locked", "--manifest-path"])
+        .arg(&manifest)
+        .arg("--target-dir")
+        .arg(&directory)
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "cargo build of {name}");
+    directory.join("debug").join(name)
+}
+
 fn accounts(name: &str, ended: &Ended) -> Vec<Truth> {
     assert!(ended.status.success(), "{name}: {:?}: {}", ended.status, ended.stderr);
     Truth::parse_all(&ended.stdout)
@@ -99,13 +153,17 @@ fn compiled(name: &str, output: &str, flags: &[&str]) -> PathBuf {
 }
 
 fn try_compile(name: &str, output: &str, flags: &[&str]) -> Result<PathBuf, String> {
+    compile_with(Path::new("cc"), name, output, flags)
+}
+
+fn compile_with(compiler: &Path, name: &str, output: &str, flags: &[&str]) -> Result<PathBuf, String> {
     let sources = workspace().join("tests/programs");
     let source = sources.join(format!("{name}.c"));
     let mut hasher = DefaultHasher::new();
     for path in [&source, &sources.join("truth.h")] {
         std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).hash(&mut hasher);
     }
-    (FLAGS, flags).hash(&mut hasher);
+    (compiler, FLAGS, flags).hash(&mut hasher);
     let directory = target_directory().join("victims").join(format!("{:016x}", hasher.finish()));
     std::fs::create_dir_all(&directory).expect("a directory for the victims");
     let directory = directory.canonicalize().expect("a directory that exists");
@@ -116,9 +174,11 @@ fn try_compile(name: &str, output: &str, flags: &[&str]) -> Result<PathBuf, Stri
     // Tests run at the same time: each compiles to a name of its own, and the last to rename wins.
     let unfinished = tempfile::Builder::new().prefix(output).tempdir_in(&directory).expect("a temporary directory");
     let made = unfinished.path().join(output);
-    let ended = run(Command::new("cc").args(FLAGS).args(flags).arg(&source).arg("-o").arg(&made));
+    // Libraries come after what needs them.
+    let (libraries, flags): (Vec<&str>, Vec<&str>) = flags.iter().copied().partition(|flag| flag.starts_with("-l"));
+    let ended = run(Command::new(compiler).args(FLAGS).args(&flags).arg(&source).arg("-o").arg(&made).args(libraries));
     if !ended.status.success() {
-        return Err(format!("cc {name}.c {flags:?}: {}", ended.stderr));
+        return Err(format!("{} {name}.c {flags:?}: {}", compiler.display(), ended.stderr));
     }
     std::fs::rename(&made, &path).expect("a rename within a directory");
     Ok(path)

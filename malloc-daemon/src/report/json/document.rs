@@ -219,7 +219,7 @@ pub struct ListedProcess<'a> {
 /// The allocator of a process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Allocator<'a> {
-    /// `glibc` or `unknown`.
+    /// `glibc`, `jemalloc`, `tcmalloc`, `mimalloc`, `musl` or `unknown`.
     pub kind: Text<'a>,
     /// Version.
     pub version: Option<Text<'a>>,
@@ -229,12 +229,14 @@ pub struct Allocator<'a> {
     pub path: Text<'a>,
     /// How its internals were found.
     pub located_by: Text<'a>,
+    /// Other files with a `malloc` that the process maps.
+    pub also_mapped: Vec<Text<'a>>,
 }
 
 /// The allocator of a process, in short.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ListedAllocator<'a> {
-    /// `glibc` or `unknown`.
+    /// `glibc`, `jemalloc`, `tcmalloc`, `mimalloc`, `musl` or `unknown`.
     pub kind: Text<'a>,
     /// Version.
     pub version: Option<Text<'a>>,

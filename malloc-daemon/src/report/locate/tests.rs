@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::report::escape::is_unsafe;
+use crate::targets::AllocatorKind;
 use crate::targets::BuildId;
 use crate::targets::locate::{MallocPar, Missing};
 use crate::targets::symbols::Source;

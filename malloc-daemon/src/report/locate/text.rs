@@ -67,7 +67,8 @@ fn facts(out: &mut String, document: &Document) {
         "allocator",
         match allocator.kind {
             "glibc" => format!("glibc, version {}", or_unknown(&allocator.version)),
-            _ => "not glibc: only its public functions are known".to_owned(),
+            "unknown" => "not glibc: only its public functions are known".to_owned(),
+            kind => format!("{kind}, version {}: only its public functions are probed", or_unknown(&allocator.version)),
         },
     );
     fact("machine", document.machine.clone());

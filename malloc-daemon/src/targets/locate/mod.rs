@@ -1,9 +1,11 @@
 //! Turns the bytes of a file that defines `malloc` into the list of its probes.
 
 pub(crate) mod debug_data;
+mod foreign;
 mod glibc;
 mod infer;
 mod scan;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -14,9 +16,11 @@ use super::decode::{Execution, Machine};
 use super::elf::{BuildId, Elf, ElfError};
 use super::symbols::{self, Binding, Source, Symbol, Table};
 use super::usdt::{self, UsdtProbe};
+pub use foreign::folded;
 use infer::Inference;
 use malloc_common::depth::Depth;
 use scan::Scan;
+use tables::Family;
 
 /// The most probes one file is given: twice what any glibc seen needs.
 pub const HOOK_LIMIT: usize = 256;
@@ -29,8 +33,72 @@ pub enum AllocatorKind {
         /// As its banner says: `2.36`.
         version: Option<String>,
     },
+    /// jemalloc, under its own names or an executable's.
+    Jemalloc {
+        /// `5.3.0`
+        version: Option<String>,
+    },
+    /// gperftools' tcmalloc.
+    Tcmalloc {
+        /// `2.10`
+        version: Option<String>,
+    },
+    /// mimalloc.
+    Mimalloc {
+        /// `2.0.9`
+        version: Option<String>,
+    },
+    /// musl's.
+    Musl {
+        /// `1.2.3`
+        version: Option<String>,
+    },
     /// Some other; only its public functions are known.
     Unknown,
+}
+
+impl AllocatorKind {
+    /// The word the reports use.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            AllocatorKind::Glibc { .. } => "glibc",
+            AllocatorKind::Jemalloc { .. } => "jemalloc",
+            AllocatorKind::Tcmalloc { .. } => "tcmalloc",
+            AllocatorKind::Mimalloc { .. } => "mimalloc",
+            AllocatorKind::Musl { .. } => "musl",
+            AllocatorKind::Unknown => "unknown",
+        }
+    }
+
+    /// The version, where it is known.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        match self {
+            AllocatorKind::Glibc { version }
+            | AllocatorKind::Jemalloc { version }
+            | AllocatorKind::Tcmalloc { version }
+            | AllocatorKind::Mimalloc { version }
+            | AllocatorKind::Musl { version } => version.as_deref(),
+            AllocatorKind::Unknown => None,
+        }
+    }
+
+    /// Whether it is the C library's own: any other allocator is brought along to serve instead of that.
+    #[must_use]
+    pub const fn is_libc(&self) -> bool {
+        matches!(self, AllocatorKind::Glibc { .. } | AllocatorKind::Musl { .. })
+    }
+
+    fn family(&self) -> Option<Family> {
+        Some(match self {
+            AllocatorKind::Jemalloc { .. } => Family::Jemalloc,
+            AllocatorKind::Tcmalloc { .. } => Family::Tcmalloc,
+            AllocatorKind::Mimalloc { .. } => Family::Mimalloc,
+            AllocatorKind::Musl { .. } => Family::Musl,
+            AllocatorKind::Glibc { .. } | AllocatorKind::Unknown => return None,
+        })
+    }
 }
 
 /// A function of the allocator.
@@ -126,10 +194,7 @@ impl Located {
     /// The allocator's version, where it is known.
     #[must_use]
     pub fn version(&self) -> Option<&str> {
-        match &self.kind {
-            AllocatorKind::Glibc { version } => version.as_deref(),
-            AllocatorKind::Unknown => None,
-        }
+        self.kind.version()
     }
 }
 
@@ -158,6 +223,12 @@ pub fn analyse<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Lo
         return Err(ElfError::UnsupportedMachine { machine: elf.machine() });
     };
     let build_id = elf.build_id();
+    // Other allocators are decoded for x86-64 alone.
+    if machine == Machine::X86_64
+        && let Some(located) = foreign::locate(&elf, build_id.as_ref())?
+    {
+        return Ok(located);
+    }
     let mut notes = Vec::new();
     if !defines(&elf)? {
         return Ok(Located {
@@ -257,7 +328,7 @@ fn complete<'data, R: ReadRef<'data>>(
 ) -> Inference {
     let version = match kind {
         AllocatorKind::Glibc { version } => version.as_deref(),
-        AllocatorKind::Unknown => None,
+        _ => None,
     };
     let functions = found.internals_by == Source::Exports;
     let mut inferred = infer::infer(elf, machine, &found.symbols, usdt, version, functions);
@@ -269,9 +340,18 @@ fn complete<'data, R: ReadRef<'data>>(
 }
 
 /// Whether the file defines `malloc` and `free`: exports them or, as a static executable does, holds them.
+/// Whether the file defines `malloc` and `free`: exports them or, as a static executable does, holds them, be it under
+/// the names of an allocator of its own.
 #[must_use]
 pub fn defines_malloc<'data, R: ReadRef<'data>>(file: R) -> bool {
-    Elf::parse(file).and_then(|elf| defines(&elf)).unwrap_or(false)
+    let defines = |elf: Elf<'data, R>| Ok(defines(&elf)? || foreign::recognise(&elf)?.is_some());
+    Elf::parse(file).and_then(defines).unwrap_or(false)
+}
+
+/// Whether the content of a file shows that it is an allocator other than the C library's.
+#[must_use]
+pub fn is_known_allocator<'data, R: ReadRef<'data>>(file: R) -> bool {
+    Elf::parse(file).and_then(|elf| foreign::recognise(&elf)).is_ok_and(|recognised| recognised.is_some())
 }
 
 fn defines<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<bool, ElfError> {
