@@ -1,6 +1,8 @@
 //! Where the fields of the kernel's structures lie, from its BTF: pure over bytes. `aya-obj` parses BTF too but keeps
 //! types and members to itself.
 
+use std::cell::Cell;
+
 /// `0xeB9F`, little-endian.
 const MAGIC: [u8; 2] = [0x9f, 0xeb];
 /// `struct btf_header` up to `str_len`; newer kernels append to it.
@@ -11,6 +13,9 @@ const TYPE_BYTES: usize = 12;
 const MEMBER_BYTES: usize = 12;
 /// How many anonymous structures inside each other, and qualifiers before one, are followed; the kernel nests 3.
 const NESTING: usize = 8;
+/// How many members are looked at for one field: structures that hold themselves would give some 200^8 to look at. The
+/// kernel's `task_struct` has 300 with all that is in it.
+const MEMBERS: u32 = 1 << 16;
 
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
@@ -157,16 +162,19 @@ impl<'a, const N: usize> Btf<'a, N> {
 
     /// The byte offset of `field` in the first of `structures` that has it.
     fn offset(&self, structures: &[u32], structure: &'static str, field: &'static str) -> Result<u32, BtfError> {
-        let mut found = structures.iter().filter_map(|&at| self.bit_offset(at as usize, field.as_bytes(), NESTING));
+        let left = Cell::new(MEMBERS);
+        let find = |&at: &u32| self.bit_offset(at as usize, field.as_bytes(), NESTING, &left);
+        let mut found = structures.iter().filter_map(find);
         // None of the fields is a bit field; one that became so is as good as missing.
         let bits = found.next().filter(|bits| bits % 8 == 0);
         bits.map(|bits| bits / 8).ok_or(BtfError::Missing { structure, field })
     }
 
     /// The offset in bits of a member, also one inside anonymous structures and unions.
-    fn bit_offset(&self, position: usize, field: &[u8], nesting: usize) -> Option<u32> {
+    fn bit_offset(&self, position: usize, field: &[u8], nesting: usize, left: &Cell<u32>) -> Option<u32> {
         let composite = self.type_at(position).ok()?;
-        (0..composite.count as usize).find_map(|index| {
+        (0..composite.count as usize).take_while(|_| left.get() > 0).find_map(|index| {
+            left.set(left.get().checked_sub(1)?);
             let at = composite.members_at.checked_add(index.checked_mul(MEMBER_BYTES)?)?;
             let name = u32_at(self.types, at).ok()?;
             let (bits, width) = match u32_at(self.types, at.checked_add(8)?).ok()? {
@@ -180,7 +188,7 @@ impl<'a, const N: usize> Btf<'a, N> {
                 return None;
             }
             let inner = self.composite(u32_at(self.types, at.checked_add(4)?).ok()?)?;
-            bits.checked_add(self.bit_offset(inner, field, nesting.checked_sub(1)?)?)
+            bits.checked_add(self.bit_offset(inner, field, nesting.checked_sub(1)?, left)?)
         })
     }
 
@@ -274,6 +282,19 @@ mod tests {
             bytes.extend(self.strings);
             bytes
         }
+    }
+
+    /// A structure whose members all are that structure again.
+    fn holding_itself() -> Vec<u8> {
+        let mut btf = Writer::default();
+        btf.composite("", KIND_STRUCT, false, &[("", 1, 0); 200]); // 1
+        btf.composite("task_struct", KIND_STRUCT, false, &[("", 1, 0)]);
+        btf.finish()
+    }
+
+    #[test]
+    fn the_search_in_a_structure_that_holds_itself_ends() {
+        assert!(matches!(task_offsets(&holding_itself()), Err(BtfError::Missing { structure: "task_struct", .. })));
     }
 
     fn kernel(start: &str) -> Vec<u8> {

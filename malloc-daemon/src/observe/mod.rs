@@ -4,7 +4,9 @@ mod census;
 mod files;
 mod naming;
 mod observer;
+mod options;
 mod serving;
 
 pub use files::{FileRefused, PROBED_FILES};
-pub use observer::{Observer, Options, Selection, StartError, unix_ms};
+pub use observer::{Observer, unix_ms};
+pub use options::{Options, Selection, StartError};

@@ -12,64 +12,18 @@ use malloc_common::depth::Depth;
 use super::census::{Census, Found, Serving, read_threshold};
 use super::files::{FileRefused, Files};
 use super::naming::Naming;
+use super::options::{Options, Selection, StartError};
 use super::serving::serving;
 use crate::aggregate::incidents::{Incidents, StackId};
 use crate::aggregate::model::{DaemonCost, Host, NANOSECONDS_PER_TICK, Probe, Snapshot, Stack, Verdict};
-use crate::aggregate::{Aggregate, Keep, Moment};
-use crate::collect::{BpfCollector, CollectError, Collector, EventSource, Events, RawImage, Samples, boot_ns};
+use crate::aggregate::{Aggregate, Moment};
+use crate::collect::{BpfCollector, Collector, EventSource, Events, RawImage, Samples, boot_ns};
 use crate::host::file::{FileKey, Root, TargetFile, open_in_root};
 use crate::host::process::{self, Pid};
 use crate::host::{HostError, btf, checks, kernel, tracefs};
-use crate::probes::{self, AttachError, Attached, Capacities, KernelLog, LoadError, Object, Offsets, Scope, Targets};
+use crate::probes::{self, Attached, KernelLog, LoadError, Object, Offsets, Scope, Targets};
 use crate::targets::discover::CandidateKind;
 use crate::targets::{Contents, ElfFacts};
-
-/// Which processes are counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Selection {
-    /// Every process of the machine.
-    Everything,
-    /// Those chosen with [`Observer::choose`], and their children.
-    Chosen,
-}
-
-/// What to observe and how.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// How deep files are probed for all their users.
-    pub depth: Depth,
-    /// Which processes are counted.
-    pub selection: Selection,
-    /// Chains are sent as events.
-    pub tracing: bool,
-    /// Sizes of the kernel maps.
-    pub capacities: Capacities,
-    /// How long ended processes stay.
-    pub keep: Keep,
-}
-
-/// Why nothing can be observed.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The kernel lacks what every depth needs.
-    #[error("{0}")]
-    Kernel(String),
-    /// Facts of the machine cannot be read.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// The object cannot be loaded.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// The maps cannot be read.
-    #[error(transparent)]
-    Collect(#[from] CollectError),
-    /// The system gives no thread.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[source] std::io::Error),
-    /// A probe that every depth needs is refused.
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-}
 
 /// When a process is looked at after its `exec`, until its allocator is known: its loader maps the libraries meanwhile.
 const LOOK_AFTER_NS: [u64; 4] = [0, 3_000_000, 50_000_000, 500_000_000];

@@ -1,5 +1,5 @@
 //! Stops itself inside nested Rust functions, one of them merged into its caller.
-
+// SAFETY: the signature of raise(3).
 unsafe extern "C" {
     fn raise(signal: i32) -> i32;
 }

@@ -1,0 +1,55 @@
+//! What to observe and how, and why observing may not start.
+
+use malloc_common::depth::Depth;
+
+use crate::aggregate::Keep;
+use crate::collect::CollectError;
+use crate::host::HostError;
+use crate::probes::{AttachError, Capacities, LoadError};
+
+/// Which processes are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// Every process of the machine.
+    Everything,
+    /// Those chosen with [`Observer::choose`], and their children.
+    Chosen,
+}
+
+/// What to observe and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How deep files are probed for all their users.
+    pub depth: Depth,
+    /// Which processes are counted.
+    pub selection: Selection,
+    /// Chains are sent as events.
+    pub tracing: bool,
+    /// Sizes of the kernel maps.
+    pub capacities: Capacities,
+    /// How long ended processes stay.
+    pub keep: Keep,
+}
+
+/// Why nothing can be observed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel lacks what every depth needs.
+    #[error("{0}")]
+    Kernel(String),
+    /// Facts of the machine cannot be read.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The object cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The maps cannot be read.
+    #[error(transparent)]
+    Collect(#[from] CollectError),
+    /// The system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] std::io::Error),
+    /// A probe that every depth needs is refused.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+}
