@@ -58,5 +58,5 @@ fn the_weights_of_the_crossings_stacks_add_up() {
     assert!(weights <= truth.crossings.calls, "{weights} of {}", truth.crossings.calls);
     // The program may be over before its last stacks are named; then they say so.
     let named = |sample: &&Value| functions(&sample["stack"]).contains(&"main".to_owned());
-    assert!(own.iter().all(|sample| named(&sample) || !sample["stack"]["cut"].is_null()), "{last}");
+    assert!(own.iter().all(|sample| named(sample) || !sample["stack"]["cut"].is_null()), "{last}");
 }
