@@ -19,7 +19,7 @@ const LINKER_PACKAGES: &[&str] = &["llvm-22-dev", "libpolly-22-dev", "libzstd-de
 
 /// Packages that the tests need: a C compiler for victim programs, the libc's symbols to judge
 /// inferred sites by, a real program that allocates.
-const TEST_PACKAGES: &[&str] = &["gcc", "libc6-dev", "libc6-dbg", "sqlite3", "python3"];
+const TEST_PACKAGES: &[&str] = &["gcc", "g++", "libc6-dev", "libc6-dbg", "sqlite3", "python3"];
 
 /// Debian's own newer compiler with its sources, for machines without rustup.
 const COMPILER_PACKAGES: &[&str] = &["rustc-web", "cargo-web", "rust-web-src"];

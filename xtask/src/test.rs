@@ -108,8 +108,20 @@ pub fn test(workspace: &Workspace, selection: &Selection) -> Result<()> {
         record.skip("checks", Outcome::LeftOut("a filter was given, which only tests have names for"));
     }
     record.run("cargo test", || {
-        shell::run(cargo(workspace).args(["test", "--locked", "--workspace"]).args(selection.filter.as_deref()))
+        shell::run(
+            cargo(workspace)
+                .args(["test", "--locked", "--workspace", "--features", "malloc-daemon/compilers"])
+                .args(selection.filter.as_deref()),
+        )
     });
+    if selection.filter.is_some() {
+        record.skip("libc matrix", Outcome::LeftOut("a filter was given"));
+    } else if shell::find("apt-get").is_some() {
+        let matrix = ["test", "--locked", "--package", "libc-tests", "--features", "archives"];
+        record.run("libc matrix", || shell::run(cargo(workspace).args(matrix)));
+    } else {
+        record.skip("libc matrix", Outcome::NotRun("it fetches Debian's packages with apt-get".to_owned()));
+    }
     kernel(workspace, selection, &mut record);
     record.conclude(shell::is_ci())
 }
@@ -119,8 +131,8 @@ fn checks(workspace: &Workspace, record: &mut Record) {
     record.run("fmt", || shell::run(cargo(workspace).args(["fmt", "--all", "--check"])));
     record.run("tidy", || tidy::tidy(workspace));
     record.run("clippy", || {
-        // The kernel tests are compiled only with their feature, and are to be clean as well.
-        let features = ["--features", "kernel-tests/real-kernel"];
+        // What is compiled only with a feature is to be clean as well.
+        let features = ["--features", "kernel-tests/real-kernel,libc-tests/archives,malloc-daemon/compilers"];
         let mut clippy = cargo(workspace);
         clippy.args(["clippy", "--locked", "--workspace", "--all-targets"]).args(features);
         shell::run(clippy.args(["--", "-D", "warnings"]))
