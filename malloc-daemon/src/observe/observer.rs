@@ -18,7 +18,7 @@ use crate::aggregate::incidents::{Incidents, StackId};
 use crate::aggregate::model::{DaemonCost, Host, NANOSECONDS_PER_TICK, Probe, Snapshot, Stack, Verdict};
 use crate::aggregate::{Aggregate, Moment};
 use crate::collect::{BpfCollector, Collector, EventSource, Events, RawImage, Samples, boot_ns};
-use crate::host::file::{FileKey, Root, TargetFile, open_in_root};
+use crate::host::file::{FileKey, Root, open_in_root};
 use crate::host::process::{self, Pid};
 use crate::host::{HostError, btf, checks, kernel, tracefs};
 use crate::probes::{self, Attached, KernelLog, LoadError, Object, Offsets, Scope, Targets};
@@ -196,7 +196,7 @@ impl Observer {
     /// See [`FileRefused`].
     pub fn probe_path(&mut self, path: &Path) -> Result<Option<FileKey>, FileRefused> {
         let Ok(Some(file)) = open_in_root(Root::Host, path) else { return Ok(None) };
-        if !Contents.defines_malloc(&file) || !may_serve(path, &file) {
+        if !Contents.defines_malloc(&file) || !may_serve(path) {
             return Ok(None);
         }
         let key = self.files.admit(file, Root::Host)?;
@@ -441,7 +441,7 @@ fn threshold(files: &Files, serving: &Serving, pid: Pid) -> Option<crate::aggreg
 }
 
 /// A library serves `malloc` by its name; the loader, which has a `malloc` of its own for its start, does not.
-fn may_serve(path: &Path, _file: &TargetFile) -> bool {
+fn may_serve(path: &Path) -> bool {
     use std::os::unix::ffi::OsStrExt;
     let name = path.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
     CandidateKind::of_library(&name).is_some() || !name.windows(3).any(|part| part == b".so")

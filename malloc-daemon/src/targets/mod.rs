@@ -12,7 +12,6 @@ pub mod elf;
 #[cfg(test)]
 mod fixture;
 pub mod locate;
-pub mod plan;
 pub mod sites;
 mod slots;
 pub mod symbols;

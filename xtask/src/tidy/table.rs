@@ -14,7 +14,6 @@ pub const PURE: &[&str] = &[
     "malloc-daemon/src/targets/elf.rs",
     "malloc-daemon/src/targets/locate.rs",
     "malloc-daemon/src/targets/locate/",
-    "malloc-daemon/src/targets/plan.rs",
     "malloc-daemon/src/targets/sites.rs",
     "malloc-daemon/src/targets/symbols.rs",
 ];
