@@ -36,6 +36,11 @@ pub enum Command {
     Locate(Locate),
     /// Say what this kernel, these privileges and this libc allow, and what to do about what they don't.
     Doctor(Doctor),
+    /// Print what makes a shell complete this program's words.
+    Completions(Completions),
+    /// Write the manual pages into a folder.
+    #[command(hide = true)]
+    Manual(Manual),
     /// Waits until the recorder is ready, then becomes the command to record.
     #[command(name = crate::command::GATE, hide = true)]
     Gate(Gate),
@@ -153,6 +158,24 @@ pub struct Doctor {
     /// Write JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `completions`
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  malloc-daemon completions bash > /etc/bash_completion.d/malloc-daemon\n  \
+    malloc-daemon completions fish > ~/.config/fish/completions/malloc-daemon.fish")]
+pub struct Completions {
+    /// For which shell.
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// The hidden subcommand that packages are made with.
+#[derive(Args, Debug)]
+pub struct Manual {
+    /// An existing folder.
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
 }
 
 /// The hidden subcommand that becomes the recorded command.

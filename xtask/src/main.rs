@@ -1,4 +1,5 @@
 //! Every developer command: `cargo xtask <command>`.
+mod dist;
 mod ebpf;
 mod run;
 mod setup;
@@ -43,6 +44,17 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Make what is shipped, in `target/dist`: a static binary in an archive, a .deb and an .rpm.
+    ///
+    /// Needs dpkg-deb, rpmbuild and the compiler's musl target; `cargo xtask setup` brings them.
+    Dist {
+        /// Also install each package into a throwaway copy of this machine's root, run what it brought, remove it.
+        #[arg(long, conflicts_with = "output")]
+        check: bool,
+        /// Write here.
+        #[arg(long, value_name = "FOLDER")]
+        output: Option<PathBuf>,
+    },
     /// Check the rules of the tree that the compiler does not know.
     Tidy,
     /// Run every check and test that this machine can run.
@@ -70,6 +82,10 @@ fn main() -> ExitCode {
         Task::Ebpf { check: true, .. } => Workspace::find().and_then(|workspace| ebpf::check(&workspace)),
         Task::Ebpf { check: false, output } => {
             Workspace::find().and_then(|workspace| ebpf::write(&workspace, output.as_deref()))
+        }
+        Task::Dist { check: true, .. } => Workspace::find().and_then(|workspace| dist::check(&workspace)),
+        Task::Dist { check: false, output } => {
+            Workspace::find().and_then(|workspace| dist::dist(&workspace, output.as_deref()).map(|_| ()))
         }
         Task::Tidy => Workspace::find().and_then(|workspace| tidy::tidy(&workspace)),
         Task::Test { no_kernel, filter } => {

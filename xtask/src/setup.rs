@@ -21,6 +21,9 @@ const LINKER_PACKAGES: &[&str] = &["llvm-22-dev", "libpolly-22-dev", "libzstd-de
 /// inferred sites by, a real program that allocates.
 const TEST_PACKAGES: &[&str] = &["gcc", "g++", "libc6-dev", "libc6-dbg", "sqlite3", "python3"];
 
+/// Packages that packages are made and tried with.
+const DIST_PACKAGES: &[&str] = &["rpm", "dpkg", "curl"];
+
 /// Debian's own newer compiler with its sources, for machines without rustup.
 const COMPILER_PACKAGES: &[&str] = &["rustc-web", "cargo-web", "rust-web-src"];
 
@@ -38,6 +41,9 @@ pub fn setup(minimal: bool) -> Result<()> {
         }
     };
     bring("packages for the tests", &mut || packages(TEST_PACKAGES));
+    if !minimal {
+        bring("packages that packages are made with", &mut || packages(DIST_PACKAGES));
+    }
     bring("compiler with the sources of core", &mut compiler);
     bring("rustfmt and clippy", &mut formatter_and_linter);
     bring("bpf-linker", &mut bpf_linker);

@@ -1,7 +1,7 @@
 //! Where the tree, its build output and its dependencies' sources are.
 use std::{
     collections::BTreeSet,
-    env,
+    env, fs,
     path::{Path, PathBuf},
 };
 
@@ -38,6 +38,21 @@ impl Workspace {
             .filter(|package| !package["source"].is_null())
             .filter_map(|package| Some(Path::new(package["manifest_path"].as_str()?).parent()?.parent()?.to_owned()));
         Ok(outside.collect())
+    }
+
+    /// The version of the daemon.
+    pub fn version(&self) -> Result<String> {
+        let metadata = metadata(&self.root, &["--no-deps"])?;
+        let packages = metadata["packages"].as_array().context("cargo metadata names no packages")?;
+        let daemon = packages.iter().find(|package| package["name"] == "malloc-daemon");
+        let version = daemon.and_then(|daemon| daemon["version"].as_str());
+        Ok(version.context("cargo metadata knows no malloc-daemon")?.to_owned())
+    }
+
+    /// The text of a file below `packaging/`.
+    pub fn packaging(&self, name: &str) -> Result<String> {
+        let path = self.root.join("packaging").join(name);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
     /// The daemon that `cargo build --release` makes.

@@ -9,9 +9,11 @@ use malloc_common::depth::Depth;
 use crate::cli::{Cli, Command};
 use crate::report::text::Style;
 
+mod completions;
 mod doctor;
 mod gate;
 mod locate;
+mod manual;
 mod record;
 mod serve;
 mod subject;
@@ -34,6 +36,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Trace(args) => trace::run(&args),
         Command::Locate(args) => locate::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Manual(args) => manual::run(&args),
         Command::Gate(args) => gate::run(&args),
     };
     result.unwrap_or_else(|error| {

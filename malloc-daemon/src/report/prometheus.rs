@@ -1,6 +1,7 @@
 //! Metrics: processes of one name summed, no pid or address ever a label, every cap counted.
 
 mod figures;
+mod own;
 mod totals;
 
 use std::fmt;
@@ -193,7 +194,8 @@ impl Page {
         metric.encode_counter::<NoLabelSet, u64, f64>(&self.sums.folded(), None)?;
         let help = "The version that runs";
         let mut metric = encoder.encode_descriptor("malloc_daemon_build_info", help, None, MetricType::Gauge)?;
-        gauge(&mut metric, &[("version", self.version.as_str())], 1)
+        gauge(&mut metric, &[("version", self.version.as_str())], 1)?;
+        self.sums.own().encode(encoder)
     }
 
     fn by_comm(
@@ -244,6 +246,13 @@ mod tests {
             "malloc_probe_hits_total",
             "malloc_series_folded_total",
             "malloc_daemon_build_info",
+            "malloc_probes",
+            "malloc_complete",
+            "malloc_daemon_start_time_seconds",
+            "malloc_daemon_cpu_seconds_total",
+            "malloc_daemon_resident_bytes",
+            "malloc_daemon_kernel_bytes",
+            "malloc_daemon_collect_seconds",
         ] {
             assert!(text.contains(&format!("# TYPE {name} ")), "{name}");
             assert!(text.contains(&format!("# HELP {name} ")), "{name}");

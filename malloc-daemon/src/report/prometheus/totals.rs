@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use malloc_common::loss::LOSSES;
 
 use super::figures::{Figures, advance};
+use super::own::Own;
 use crate::aggregate::model::{LossReason, Process, ProcessId, Snapshot};
 use crate::report::escape::printable;
 
@@ -38,6 +39,7 @@ pub(super) struct Sums {
     lost: [u64; REASONS],
     hits: [Option<u64>; 4],
     folded: u64,
+    own: Own,
 }
 
 /// What is already in the sums of one image.
@@ -55,6 +57,7 @@ impl Totals {
             return;
         }
         self.sequence = snapshot.sequence;
+        self.sums.own = self.sums.own.renewed(snapshot);
         self.choose_names(snapshot);
         for figures in self.sums.names.values_mut().chain(&mut self.sums.other) {
             figures.threshold = None;
@@ -147,6 +150,11 @@ impl Sums {
     /// By depth, the cheapest first.
     pub(super) fn hits(&self) -> [Option<u64>; 4] {
         self.hits
+    }
+
+    /// The daemon's own figures.
+    pub(super) fn own(&self) -> &Own {
+        &self.own
     }
 
     /// Images that began under the name `other`.
