@@ -7,8 +7,6 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use malloc_common::depth::Depth;
 
-use crate::http::DEFAULT_LISTEN;
-
 /// Follows memory allocation on a live machine, from malloc down to the system call.
 ///
 /// No restart, relink or preload of the observed programs: kernel probes count, this program reports.
@@ -28,6 +26,8 @@ pub struct Cli {
 pub enum Command {
     /// Observe all processes and answer HTTP requests until stopped.
     Serve(Serve),
+    /// Say whether a configuration file is good, and what is wrong with it.
+    CheckConfig(CheckConfig),
     /// Record one command, one process or all of them, then report.
     Record(Record),
     /// Print each chain from malloc to the system call as it happens.
@@ -46,24 +46,35 @@ pub enum Command {
     Gate(Gate),
 }
 
-/// `serve`
-#[derive(Args, Debug)]
+/// `serve`: what is given here wins over the file.
+#[derive(Args, Clone, Debug)]
 pub struct Serve {
-    /// Address to answer on: ADDR:PORT, or unix:PATH for a socket.
-    #[arg(long, value_name = "ADDR:PORT|unix:PATH", default_value = DEFAULT_LISTEN)]
-    pub listen: crate::http::Listen,
-    /// How deep all processes are probed: syscall, sysmalloc, arena or call.
-    #[arg(long, value_name = "DEPTH", default_value = "sysmalloc", value_parser = parse_depth)]
-    pub depth: Depth,
+    /// Read this configuration [default: /etc/malloc-daemon/config.toml if it exists].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address to answer on: ADDR:PORT, or unix:PATH for a socket. May be repeated [default: 127.0.0.1:7878].
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
+    pub listen: Vec<crate::http::Listen>,
+    /// How deep all processes are probed: syscall, sysmalloc, arena or call [default: sysmalloc].
+    #[arg(long, value_name = "DEPTH", value_parser = parse_depth)]
+    pub depth: Option<Depth>,
     /// Probe this process down to `call`. May be repeated.
     #[arg(long, value_name = "PID")]
     pub pid: Vec<u32>,
     /// Probe processes of this name down to `call`, those that start later too. May be repeated.
     #[arg(long, value_name = "NAME")]
     pub comm: Vec<String>,
-    /// Time between two snapshots.
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
-    pub interval: Duration,
+    /// Time between two snapshots [default: 1s].
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub interval: Option<Duration>,
+}
+
+/// `check-config`
+#[derive(Args, Debug)]
+pub struct CheckConfig {
+    /// The file [default: /etc/malloc-daemon/config.toml].
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 /// `record`

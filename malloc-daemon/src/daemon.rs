@@ -1,9 +1,9 @@
 //! Wires the parts of the service: one thread observes, the runtime answers, and both stop in order.
 
-use std::collections::HashSet;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::watch;
 
 use crate::aggregate::Keep;
-use crate::aggregate::model::{DaemonCost, Host, Snapshot, Verdict, Window};
+use crate::aggregate::model::{DaemonCost, Host, Snapshot, Window};
+use crate::config::Deep;
 use crate::http::Readiness;
 use crate::observe::{Observer, Options, Selection, StartError};
 use crate::probes::Capacities;
@@ -22,15 +23,18 @@ const ENDED_NS: u64 = 60_000_000_000;
 /// Ended processes kept at most: a minute of 60 short-lived programs a second. 3,600 x about 8 KiB = 29 MiB.
 const ENDED_IMAGES: usize = 3_600;
 
+/// Changes that may wait for the thread: more are refused until it has taken them over.
+const CHANGES: usize = 16;
+/// What announces a change to the thread.
+const CHANGED: u8 = b'c';
+
 /// What the service observes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Wishes {
     /// How deep all processes are probed.
     pub depth: Depth,
     /// Processes probed down to `call`.
-    pub pids: Vec<u32>,
-    /// Names of processes probed down to `call`.
-    pub comms: Vec<String>,
+    pub deep: Deep,
     /// Time between two snapshots.
     pub interval: Duration,
 }
@@ -39,10 +43,22 @@ pub struct Wishes {
 pub struct Observing {
     thread: JoinHandle<Result<(), StartError>>,
     wake: UnixStream,
+    wishes: mpsc::SyncSender<Wishes>,
     /// The current snapshot.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Whether probes are attached.
     pub readiness: watch::Receiver<Readiness>,
+    /// Changes whenever the thread has done all that was due.
+    pub progress: watch::Receiver<()>,
+}
+
+/// The thread's ends of the channels.
+struct Posts {
+    woken: UnixStream,
+    wishes: mpsc::Receiver<Wishes>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    readiness: watch::Sender<Readiness>,
+    progress: watch::Sender<()>,
 }
 
 impl Observing {
@@ -54,16 +70,32 @@ impl Observing {
     pub fn start(wishes: Wishes) -> std::io::Result<Self> {
         let (wake, woken) = UnixStream::pair()?;
         woken.set_nonblocking(true)?;
+        let (wishes_sender, new_wishes) = mpsc::sync_channel(CHANGES);
         let (snapshot_sender, snapshots) = watch::channel(Arc::new(nothing_yet()));
         let (readiness_sender, readiness) = watch::channel(Readiness::Starting);
+        let (progress_sender, progress) = watch::channel(());
+        let posts = Posts {
+            woken,
+            wishes: new_wishes,
+            snapshots: snapshot_sender,
+            readiness: readiness_sender,
+            progress: progress_sender,
+        };
         let thread = std::thread::Builder::new().name("observer".to_owned()).spawn(move || {
-            let result = observe(&wishes, &woken, &snapshot_sender, &readiness_sender);
+            let result = observe(wishes, &posts);
             if let Err(error) = &result {
-                readiness_sender.send_replace(Readiness::Failed(error.to_string()));
+                posts.readiness.send_replace(Readiness::Failed(error.to_string()));
             }
             result
         })?;
-        Ok(Self { thread, wake, snapshots, readiness })
+        Ok(Self { thread, wake, wishes: wishes_sender, snapshots, readiness, progress })
+    }
+
+    /// Asks for something else from the next collection on; what is probed already and still wanted is left as it is.
+    /// False: the thread has ended, or is too far behind with changes.
+    #[must_use]
+    pub fn change(&mut self, wishes: Wishes) -> bool {
+        self.wishes.try_send(wishes).is_ok() && self.wake.write_all(&[CHANGED]).is_ok()
     }
 
     /// Stops the thread and waits until the probes are gone.
@@ -93,12 +125,7 @@ fn nothing_yet() -> Snapshot {
     }
 }
 
-fn observe(
-    wishes: &Wishes,
-    woken: &UnixStream,
-    snapshots: &watch::Sender<Arc<Snapshot>>,
-    readiness: &watch::Sender<Readiness>,
-) -> Result<(), StartError> {
+fn observe(mut wishes: Wishes, posts: &Posts) -> Result<(), StartError> {
     let mut observer = Observer::start(Options {
         depth: wishes.depth,
         selection: Selection::Everything,
@@ -106,52 +133,50 @@ fn observe(
         capacities: Capacities::default(),
         keep: Keep { ended_ns: ENDED_NS, ended_images: ENDED_IMAGES },
     })?;
-    if wishes.depth > Depth::Syscall {
-        observer.probe_everything()?;
-    }
-    let mut deep = HashSet::new();
-    for pid in &wishes.pids {
-        probe_deep(&mut observer, *pid, &mut deep);
-    }
+    observer.probe_everything()?;
+    select(&mut observer, &wishes.deep);
+    let first = observer.collect();
+    observer.probe_selected(&first);
     tracing::info!(depth = %wishes.depth, groups = observer.probed(), "probes are attached");
-    snapshots.send_replace(Arc::new(observer.collect()));
-    readiness.send_replace(Readiness::Ready);
+    // What the selected processes are probed for is in what is shown first.
+    posts.snapshots.send_replace(Arc::new(observer.collect()));
+    posts.readiness.send_replace(Readiness::Ready);
     let mut next = Instant::now() + wishes.interval;
-    while !stopped(&mut observer, woken, next) {
+    while !stopped(&mut observer, &posts.woken, next) {
         observer.drain_events(&mut |_| {});
-        if Instant::now() < next {
-            continue;
+        if let Some(wanted) = posts.wishes.try_iter().last() {
+            next = next.min(Instant::now() + wanted.interval);
+            change(&mut observer, &wanted);
+            wishes = wanted;
         }
-        // A collection that took longer than the interval is not made up for.
-        next = (next + wishes.interval).max(Instant::now());
-        let snapshot = observer.collect();
-        for process in &snapshot.processes {
-            let wanted = process.ended.is_none() && wishes.comms.contains(&process.comm);
-            if wanted && !deep.contains(&process.id.pid) {
-                probe_deep(&mut observer, process.id.pid, &mut deep);
-            }
+        if Instant::now() >= next {
+            // A collection that took longer than the interval is not made up for.
+            next = (next + wishes.interval).max(Instant::now());
+            let snapshot = observer.collect();
+            observer.probe_selected(&snapshot);
+            posts.snapshots.send_replace(Arc::new(snapshot));
         }
-        deep.retain(|pid| snapshot.processes.iter().any(|p| p.id.pid == *pid && p.ended.is_none()));
-        snapshots.send_replace(Arc::new(snapshot));
+        posts.progress.send_replace(());
     }
     tracing::info!("stopping: detaching the probes");
     Ok(())
 }
 
-fn probe_deep(observer: &mut Observer, pid: u32, deep: &mut HashSet<u32>) {
-    deep.insert(pid);
-    match observer.probe_process(pid, Depth::Call) {
-        Ok(Some(_)) => {}
-        Ok(None) => tracing::warn!(pid, "there is no such process, or none with an allocator that can be probed"),
-        Err(why) => {
-            tracing::warn!(pid, why, "its calls cannot be probed");
-            observer.note(format!("process {pid}"), Depth::Call, Verdict::Unsupported(why));
-        }
+fn change(observer: &mut Observer, wanted: &Wishes) {
+    if let Err(error) = observer.deepen(wanted.depth) {
+        tracing::warn!(%error, "the new depth is not reached");
+    }
+    select(observer, &wanted.deep);
+}
+
+fn select(observer: &mut Observer, deep: &Deep) {
+    for pid in observer.select(deep.clone()) {
+        tracing::warn!(pid, "there is no such process");
     }
 }
 
-/// Waits for events, for `next`, or for the end; true when the end has come.
-fn stopped(observer: &mut Observer, woken: &UnixStream, next: Instant) -> bool {
+/// Waits for events, for a change, for `next`, or for the end; true when the end has come.
+fn stopped(observer: &mut Observer, mut woken: &UnixStream, next: Instant) -> bool {
     let left = next.saturating_duration_since(Instant::now());
     let left = observer.look_at_new().map_or(left, |ns| left.min(Duration::from_nanos(ns)));
     let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
@@ -159,5 +184,6 @@ fn stopped(observer: &mut Observer, woken: &UnixStream, next: Instant) -> bool {
     let mut fds = [events, samples, woken.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     // An interrupted wait is a short one.
     let _ = poll(&mut fds, Some(&timeout));
-    !fds[2].revents().is_empty()
+    // Bytes announce changes, the end of the stream the end.
+    !fds[2].revents().is_empty() && woken.read(&mut [0; CHANGES]).is_ok_and(|bytes| bytes == 0)
 }

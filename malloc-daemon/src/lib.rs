@@ -4,6 +4,7 @@ pub mod aggregate;
 pub mod cli;
 pub mod collect;
 pub mod command;
+pub mod config;
 pub mod daemon;
 pub mod host;
 pub mod http;

@@ -110,7 +110,7 @@ pub fn test(workspace: &Workspace, selection: &Selection) -> Result<()> {
     record.run("cargo test", || {
         shell::run(
             cargo(workspace)
-                .args(["test", "--locked", "--workspace", "--features", "malloc-daemon/compilers"])
+                .args(["test", "--locked", "--workspace", "--features", "malloc-daemon/compilers,malloc-daemon/tls"])
                 .args(selection.filter.as_deref()),
         )
     });

@@ -341,6 +341,19 @@ pub struct DaemonCost {
     pub collect_us: u64,
 }
 
+/// Which configuration is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Configuration {
+    /// The file; `None`: the defaults and the command line.
+    pub file: Option<String>,
+    /// When it was taken over, milliseconds since 1970.
+    pub since_unix_ms: u64,
+    /// The last reload, if it was refused: when, milliseconds since 1970, and why.
+    pub refused: Option<(u64, String)>,
+    /// Keys that the file changes and only a restart takes over.
+    pub restart_for: Vec<&'static str>,
+}
+
 /// Raises kept, and mappings kept. 1,024 x about 4 KiB of named frames = 4 MiB each.
 pub const INCIDENTS: usize = 1024;
 

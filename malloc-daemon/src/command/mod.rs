@@ -9,6 +9,7 @@ use malloc_common::depth::Depth;
 use crate::cli::{Cli, Command};
 use crate::report::text::Style;
 
+mod check_config;
 mod completions;
 mod doctor;
 mod gate;
@@ -27,11 +28,15 @@ pub const INCOMPLETE: u8 = 1;
 /// Exit status: could not run.
 pub const COULD_NOT_RUN: u8 = 2;
 
+/// Exit status: the configuration is wrong (`EX_CONFIG`); a service manager need not try again.
+pub const BAD_CONFIGURATION: u8 = 78;
+
 /// Runs a subcommand; an error becomes one sentence on standard error.
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(&args),
+        Command::CheckConfig(args) => check_config::run(&args),
         Command::Record(args) => record::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Locate(args) => locate::run(&args),
@@ -42,7 +47,8 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         eprintln!("malloc-daemon: {error:#}");
-        ExitCode::from(COULD_NOT_RUN)
+        let is_configuration = error.downcast_ref::<crate::config::ConfigError>().is_some();
+        ExitCode::from(if is_configuration { BAD_CONFIGURATION } else { COULD_NOT_RUN })
     })
 }
 

@@ -1,66 +1,144 @@
 //! `serve`: observes all processes and answers HTTP requests until stopped.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
+use crate::aggregate::model::Configuration;
 use crate::cli::Serve;
+use crate::config::{Config, Loaded, Source};
 use crate::daemon::{Observing, Wishes};
-use crate::http::{Api, Limits, Listen, Listener, Readiness, serve};
+use crate::http::{Access, Api, Limits, Listen, Listener, Readiness, Sources, serve};
+use crate::observe::unix_ms;
+use crate::report::prometheus::Totals;
 
 /// Runs the service.
 pub fn run(args: &Serve) -> anyhow::Result<ExitCode> {
+    let source = Source::new(args);
+    let loaded = source.load()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Large answers are rendered off the reactor.
         .max_blocking_threads(4)
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(service(args))
+    runtime.block_on(service(source, loaded))
 }
 
-async fn service(args: &Serve) -> anyhow::Result<ExitCode> {
+async fn service(source: Source, loaded: Loaded) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
+    let Loaded { config, references } = loaded;
     // The address first: a port that is taken must not cost the observed programs anything.
-    let listener = Listener::bind(&args.listen).await?;
-    let observing = Observing::start(Wishes {
-        depth: args.depth,
-        pids: args.pid.clone(),
-        comms: args.comm.clone(),
-        interval: args.interval,
-    })
-    .context("cannot start observing")?;
-    match listener.listen() {
-        Listen::Tcp(address) => eprintln!("listening on http://{address}"),
-        Listen::Unix(path) => eprintln!("listening on unix:{}", path.display()),
+    let listeners = listeners(&config, references.socket).await?;
+    let observing = Observing::start(wishes(&config)).context("cannot start observing")?;
+    for listener in &listeners {
+        match listener.listen() {
+            Listen::Tcp(address) if references.access.tls.is_some() => eprintln!("listening on https://{address}"),
+            Listen::Tcp(address) => eprintln!("listening on http://{address}"),
+            Listen::Unix(path) => eprintln!("listening on unix:{}", path.display()),
+        }
     }
-    let api = Api::new(observing.snapshots.clone(), observing.readiness.clone(), env!("CARGO_PKG_VERSION"), &[]);
+    let (access, access_seen) = watch::channel(Arc::new(references.access));
+    let (configuration, configuration_seen) = watch::channel(Arc::new(in_force(&source)));
+    let sources = Sources {
+        snapshots: observing.snapshots.clone(),
+        readiness: observing.readiness.clone(),
+        configuration: configuration_seen,
+        access: access_seen,
+    };
+    let totals = Totals::new(config.metrics.label, config.metrics.names as usize);
+    let limits = Limits { connections: config.http.connections as usize, ..Limits::default() };
+    let api = Api::new(sources, totals, env!("CARGO_PKG_VERSION"));
     let mut readiness = observing.readiness.clone();
-    let asked = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    let mut running = Running { source, config, observing, access, configuration };
+    let stop = async {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                () = failure(&mut readiness) => return,
+                _ = hangup.recv() => running.reload(),
+            }
         }
     };
-    let failed = async {
-        let failure = readiness.wait_for(|readiness| matches!(readiness, Readiness::Failed(_))).await;
-        if failure.is_err() {
-            // The observer ended without a failure: only a stop does that.
-            std::future::pending::<()>().await;
-        }
-    };
-    serve(listener, api, Limits::default(), async {
-        tokio::select! {
-            () = asked => {}
-            () = failed => {}
-        }
-    })
-    .await;
+    serve(listeners, api, limits, stop).await;
+    let observing = running.observing;
     let stopped = tokio::task::spawn_blocking(move || observing.stop()).await.context("the observer died")?;
     if let Err(error) = stopped {
         bail!(error);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn listeners(config: &Config, socket: crate::http::SocketOptions) -> anyhow::Result<Vec<Listener>> {
+    let inherited = Listener::inherited()?;
+    if !inherited.is_empty() {
+        return Ok(inherited);
+    }
+    let mut listeners = Vec::new();
+    for listen in &config.listen {
+        listeners.push(Listener::bind(listen, socket).await?);
+    }
+    Ok(listeners)
+}
+
+async fn failure(readiness: &mut watch::Receiver<Readiness>) {
+    if readiness.wait_for(|readiness| matches!(readiness, Readiness::Failed(_))).await.is_err() {
+        // The observer ended without a failure: only a stop does that.
+        std::future::pending::<()>().await;
+    }
+}
+
+fn wishes(config: &Config) -> Wishes {
+    Wishes { depth: config.depth, deep: config.deep.clone(), interval: config.interval }
+}
+
+fn in_force(source: &Source) -> Configuration {
+    let file = source.file().map(|file| file.display().to_string());
+    Configuration { file, since_unix_ms: unix_ms(), ..Configuration::default() }
+}
+
+/// The service at work, as far as a reload changes it.
+struct Running {
+    source: Source,
+    /// What is in force; what only a restart takes over is as it was at the start.
+    config: Config,
+    observing: Observing,
+    access: watch::Sender<Arc<Access>>,
+    configuration: watch::Sender<Arc<Configuration>>,
+}
+
+impl Running {
+    /// Takes the file over; a bad one changes nothing, and is told.
+    fn reload(&mut self) {
+        if let Err(why) = self.try_reload() {
+            tracing::error!("the configuration is not reloaded, the one before stays in force: {why}");
+            self.configuration.send_modify(|now| Arc::make_mut(now).refused = Some((unix_ms(), why)));
+        }
+    }
+
+    fn try_reload(&mut self) -> Result<(), String> {
+        let Loaded { config: wanted, references } = self.source.load().map_err(|error| error.to_string())?;
+        let restart_for = self.config.restart_for(&wanted);
+        let config = Config { depth: self.config.depth.max(wanted.depth), ..wanted };
+        if !self.observing.change(wishes(&config)) {
+            return Err("the observer has not taken over the change before this one; reload again".to_owned());
+        }
+        self.access.send_replace(Arc::new(references.access));
+        if !restart_for.is_empty() {
+            tracing::warn!("a restart is needed to take over: {}", restart_for.join(", "));
+        }
+        self.configuration.send_replace(Arc::new(Configuration { restart_for, ..in_force(&self.source) }));
+        let Config { listen, socket, metrics, .. } = self.config.clone();
+        let connections = self.config.http.connections;
+        self.config = Config { listen, socket, metrics, ..config };
+        self.config.http.connections = connections;
+        tracing::info!("the configuration is reloaded");
+        Ok(())
+    }
 }

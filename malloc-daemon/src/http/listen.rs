@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+/// Connections that wait for a place.
+const BACKLOG: i32 = 1024;
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +52,21 @@ impl fmt::Display for Listen {
     }
 }
 
+/// How a socket in the file system is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// Permissions.
+    pub mode: u32,
+    /// Group that owns it; `None`: the daemon's own.
+    pub group: Option<u32>,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self { mode: 0o660, group: None }
+    }
+}
+
 /// Why nothing listens.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -66,6 +85,22 @@ pub enum BindError {
     /// Something that is not a socket is there; it is left alone.
     #[error("{} exists and is not a socket: remove it, or choose another path with --listen unix:/PATH", .0.display())]
     NotASocket(PathBuf),
+    /// The daemon may not give the socket away.
+    #[error(
+        "unix:{} cannot be given to the group {group}: run the daemon with that group, or leave socket.group out: {source}",
+        path.display()
+    )]
+    Group {
+        /// Where.
+        path: PathBuf,
+        /// Whose it should be.
+        group: u32,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A socket that was handed over is none to listen on.
+    #[error("socket {0} of those handed over (LISTEN_FDS) is no listening TCP or Unix stream socket")]
+    NoListener(usize),
     /// Anything else.
     #[error("cannot listen on {listen}: {source}; choose another place with --listen")]
     Other {
@@ -98,16 +133,43 @@ pub(super) enum Stream {
 }
 
 impl Listener {
-    /// Binds. A socket file that nobody listens on is replaced; a new one is open to its owner and group (0660).
+    /// Binds. A socket file that nobody listens on is replaced.
     ///
     /// # Errors
     ///
     /// [`BindError`], whose text says what to do.
-    pub async fn bind(listen: &Listen) -> Result<Self, BindError> {
+    pub async fn bind(listen: &Listen, socket: SocketOptions) -> Result<Self, BindError> {
         match listen {
             Listen::Tcp(address) => bind_tcp(*address).await,
-            Listen::Unix(path) => bind_unix(path).await,
+            Listen::Unix(path) => bind_unix(path, socket).await,
         }
+    }
+
+    /// The sockets that a service manager handed over (`LISTEN_FDS`), if it did. They are its own: a socket file stays.
+    ///
+    /// # Errors
+    ///
+    /// One of them is no socket to listen on.
+    pub fn inherited() -> Result<Vec<Self>, BindError> {
+        let mut handed = listenfd::ListenFd::from_env();
+        (0..handed.len()).map(|index| Self::of_inherited(&mut handed, index)).collect()
+    }
+
+    fn of_inherited(handed: &mut listenfd::ListenFd, index: usize) -> Result<Self, BindError> {
+        let none = || BindError::NoListener(index);
+        // A listener of the other kind is left in its place.
+        if let Ok(Some(listener)) = handed.take_tcp_listener(index) {
+            let address = listener.local_addr().map_err(|_| none())?;
+            listener.set_nonblocking(true).map_err(|_| none())?;
+            let socket = TcpListener::from_std(listener).map(Socket::Tcp).map_err(|_| none())?;
+            return Ok(Self { socket, listen: Listen::Tcp(address) });
+        }
+        let listener = handed.take_unix_listener(index).ok().flatten().ok_or_else(none)?;
+        let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
+        listener.set_nonblocking(true).map_err(|_| none())?;
+        let listener = UnixListener::from_std(listener).map_err(|_| none())?;
+        let listen = Listen::Unix(path.unwrap_or_else(|| PathBuf::from("(abstract)")));
+        Ok(Self { socket: Socket::Unix { listener, identity: None }, listen })
     }
 
     /// What it is bound to; the port is the real one.
@@ -147,7 +209,7 @@ async fn bind_tcp(address: SocketAddr) -> Result<Listener, BindError> {
     Ok(Listener { socket: Socket::Tcp(listener), listen: Listen::Tcp(real) })
 }
 
-async fn bind_unix(path: &Path) -> Result<Listener, BindError> {
+async fn bind_unix(path: &Path, options: SocketOptions) -> Result<Listener, BindError> {
     let failed = |source| BindError::Other { listen: Listen::Unix(path.to_owned()), source };
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => return Err(BindError::NotASocket(path.to_owned())),
@@ -160,11 +222,30 @@ async fn bind_unix(path: &Path) -> Result<Listener, BindError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
-    let listener = UnixListener::bind(path).map_err(failed)?;
+    let listener = bind_closed(path).map_err(failed)?;
+    let listener = UnixListener::from_std(listener).map_err(failed)?;
     let identity = identity_of(path);
     let listener = Listener { socket: Socket::Unix { listener, identity }, listen: Listen::Unix(path.to_owned()) };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    if let Some(group) = options.group {
+        std::os::unix::fs::lchown(path, None, Some(group)).map_err(|source| BindError::Group {
+            path: path.to_owned(),
+            group,
+            source,
+        })?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(options.mode)).map_err(failed)?;
     Ok(listener)
+}
+
+/// Binds a socket that nobody but its owner may connect to yet: the file takes the mode that the socket has when it is
+/// bound (`unix_bind` in Linux).
+fn bind_closed(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Only a refused connection proves that nobody listens; a full backlog makes a connection wait.
@@ -181,6 +262,10 @@ fn identity_of(path: &Path) -> Option<(u64, u64)> {
 mod tests {
     use super::*;
 
+    async fn bind(listen: &Listen) -> Result<Listener, BindError> {
+        Listener::bind(listen, SocketOptions::default()).await
+    }
+
     #[test]
     fn a_place_to_listen_at_reads_back_from_its_text() {
         for text in ["127.0.0.1:7878", "[::1]:80", "unix:/run/x.sock"] {
@@ -194,8 +279,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_taken_port_is_named_with_the_option_that_helps() {
-        let first = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let error = Listener::bind(first.listen()).await.unwrap_err();
+        let first = bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let error = bind(first.listen()).await.unwrap_err();
         assert!(matches!(error, BindError::PortTaken(_)));
         let text = error.to_string();
         assert!(text.starts_with(&first.listen().to_string()) && text.contains("--listen"), "{text}");
@@ -203,7 +288,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_of_another_machine_is_refused_by_name() {
-        let error = Listener::bind(&"192.0.2.1:7878".parse().unwrap()).await.unwrap_err();
+        let error = bind(&"192.0.2.1:7878".parse().unwrap()).await.unwrap_err();
         assert!(error.to_string().contains("192.0.2.1:7878 is not an address of this machine"), "{error}");
     }
 
@@ -213,11 +298,25 @@ mod tests {
         let path = folder.path().join("api.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let listener = Listener::bind(&Listen::Unix(path.clone())).await.unwrap();
+        let listener = bind(&Listen::Unix(path.clone())).await.unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        assert!(matches!(Listener::bind(&Listen::Unix(path.clone())).await, Err(BindError::SocketTaken(_))));
+        assert!(matches!(bind(&Listen::Unix(path.clone())).await, Err(BindError::SocketTaken(_))));
         drop(listener);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_has_the_mode_and_the_group_that_were_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        let group = rustix::process::getgid().as_raw();
+        let options = SocketOptions { mode: 0o606, group: Some(group) };
+        let _listener = Listener::bind(&Listen::Unix(path.clone()), options).await.unwrap();
+        let metadata = std::fs::metadata(&path).unwrap();
+        assert_eq!((metadata.permissions().mode() & 0o777, metadata.gid()), (0o606, group));
+        let path = folder.path().join("closed.sock");
+        let _listener = bind_closed(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o077, 0);
     }
 
     #[tokio::test]
@@ -225,13 +324,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notes");
         std::fs::write(&path, "x").unwrap();
-        assert!(matches!(Listener::bind(&Listen::Unix(path.clone())).await, Err(BindError::NotASocket(_))));
+        assert!(matches!(bind(&Listen::Unix(path.clone())).await, Err(BindError::NotASocket(_))));
         assert_eq!(std::fs::read(&path).unwrap(), b"x");
     }
 
     #[tokio::test]
     async fn a_folder_that_does_not_exist_is_named() {
-        let error = Listener::bind(&"unix:/nonexistent/api.sock".parse().unwrap()).await.unwrap_err();
+        let error = bind(&"unix:/nonexistent/api.sock".parse().unwrap()).await.unwrap_err();
         assert!(error.to_string().starts_with("cannot listen on unix:/nonexistent/api.sock: "), "{error}");
     }
 }

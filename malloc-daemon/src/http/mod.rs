@@ -1,9 +1,11 @@
 //! Answers over HTTP: the current snapshot to whoever is allowed to ask; nothing here touches the kernel.
 
+mod access;
 mod listen;
 mod pages;
 mod router;
 mod serve;
+mod tls;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,12 +13,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use self::pages::Pages;
-use crate::aggregate::model::Snapshot;
+use crate::aggregate::model::{Configuration, Snapshot};
 use crate::report::prometheus::Totals;
 
-pub use self::listen::{BindError, Listen, ListenParseError, Listener};
+pub use self::access::{Access, SecretError, Token};
+pub use self::listen::{BindError, Listen, ListenParseError, Listener, SocketOptions};
 pub use self::router::router;
 pub use self::serve::serve;
+pub use self::tls::Tls;
 
 /// Where the daemon listens unless told otherwise: this machine only.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7878";
@@ -60,31 +64,34 @@ impl Default for Limits {
 /// What the answers are made from; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Api {
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    readiness: watch::Receiver<Readiness>,
+    sources: Sources,
     pages: Arc<Mutex<Arc<Pages>>>,
     totals: Arc<Mutex<Totals>>,
-    hosts: Arc<Vec<String>>,
     version: Arc<str>,
 }
 
+/// What changes while the daemon runs.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The current snapshot.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Whether probes are attached.
+    pub readiness: watch::Receiver<Readiness>,
+    /// Which configuration is in force.
+    pub configuration: watch::Receiver<Arc<Configuration>>,
+    /// Who may ask.
+    pub access: watch::Receiver<Arc<Access>>,
+}
+
 impl Api {
-    /// `version` is the daemon's; `hosts` are names, beside those of the loopback, under which clients may reach it
-    /// (no port).
+    /// `totals` are what `/metrics` sums up from now on; `version` is the daemon's.
     #[must_use]
-    pub fn new(
-        snapshots: watch::Receiver<Arc<Snapshot>>,
-        readiness: watch::Receiver<Readiness>,
-        version: &str,
-        hosts: &[String],
-    ) -> Self {
-        let pages = Pages::of(Arc::clone(&snapshots.borrow()));
+    pub fn new(sources: Sources, totals: Totals, version: &str) -> Self {
+        let pages = Pages::of(Arc::clone(&sources.snapshots.borrow()));
         Self {
-            snapshots,
-            readiness,
+            sources,
             pages: Arc::new(Mutex::new(Arc::new(pages))),
-            totals: Arc::default(),
-            hosts: Arc::new(hosts.iter().map(|host| host.to_ascii_lowercase()).collect()),
+            totals: Arc::new(Mutex::new(totals)),
             version: Arc::from(version),
         }
     }

@@ -45,7 +45,7 @@ impl Pages {
 
 impl Api {
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.snapshots.borrow())
+        Arc::clone(&self.sources.snapshots.borrow())
     }
 
     /// The answer; several who ask at once share the work.
@@ -64,7 +64,7 @@ impl Api {
 
     /// Adds each snapshot to the sums of the metrics, until no more come.
     pub(super) async fn accumulate(self) {
-        let mut snapshots = self.snapshots.clone();
+        let mut snapshots = self.sources.snapshots.clone();
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             let api = self.clone();

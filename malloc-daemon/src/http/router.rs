@@ -11,9 +11,10 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, he
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::get;
+use tokio::sync::watch;
 
 use super::pages::{Page, off_reactor};
-use super::{Api, Listen, Readiness};
+use super::{Access, Api, Listen, Readiness};
 use crate::report::json::{self, incidents::Selection};
 use crate::report::printable;
 use crate::report::prometheus::Format;
@@ -46,41 +47,66 @@ pub fn router(api: Api, listen: &Listen) -> Router {
         .with_state(api)
 }
 
-/// Which names a client may call this machine by. A page of another site that has its own name point here
-/// (DNS rebinding) sends that name, and is refused.
+/// Who is let in at one place. A page of another site that has its own name point here (DNS rebinding) sends that
+/// name, and is refused.
 #[derive(Debug)]
 enum Door {
     /// A socket in the file system: its permissions decide, and no browser reaches it.
     Open,
-    Named(Vec<String>),
+    /// An address, with the names that it always has.
+    Named(Vec<String>, watch::Receiver<Arc<Access>>),
+}
+
+/// Why a request is turned away.
+enum Refused {
+    Name,
+    Token,
 }
 
 impl Door {
     fn of(api: &Api, listen: &Listen) -> Self {
         let Listen::Tcp(address) = listen else { return Door::Open };
-        let mut names: Vec<String> =
-            LOOPBACK.iter().map(ToString::to_string).chain(api.hosts.iter().cloned()).collect();
+        let mut names: Vec<String> = LOOPBACK.iter().map(ToString::to_string).collect();
         if !address.ip().is_unspecified() {
             names.push(if address.is_ipv6() { format!("[{}]", address.ip()) } else { address.ip().to_string() });
         }
-        Door::Named(names)
+        Door::Named(names, api.sources.access.clone())
     }
 
-    fn admits(&self, request: &Request) -> bool {
-        let Door::Named(names) = self else { return true };
+    fn admit(&self, request: &Request) -> Result<(), Refused> {
+        let Door::Named(names, access) = self else { return Ok(()) };
+        let access = Arc::clone(&access.borrow());
         let known = |authority: &Authority| {
-            !authority.as_str().contains('@') && names.iter().any(|name| name.eq_ignore_ascii_case(authority.host()))
+            let named = |name: &String| name.eq_ignore_ascii_case(authority.host());
+            !authority.as_str().contains('@') && (names.iter().any(named) || access.hosts.iter().any(named))
         };
         let mut hosts = request.headers().get_all(header::HOST).iter();
         let named = hosts.next().and_then(|host| Authority::try_from(host.as_bytes()).ok());
-        named.as_ref().is_some_and(known) && hosts.next().is_none() && request.uri().authority().is_none_or(known)
+        if !named.as_ref().is_some_and(known) || hosts.next().is_some() || !request.uri().authority().is_none_or(known)
+        {
+            return Err(Refused::Name);
+        }
+        if access.token.as_ref().is_some_and(|token| !token.is_shown_in(request.headers())) {
+            return Err(Refused::Token);
+        }
+        Ok(())
     }
 }
 
 async fn admit(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
-    if !door.admits(&request) {
-        let message = "this name is not one of the daemon's: ask for 127.0.0.1, [::1] or localhost";
-        return failure(StatusCode::MISDIRECTED_REQUEST, "misdirected", message);
+    match door.admit(&request) {
+        Ok(()) => {}
+        Err(Refused::Name) => {
+            let message = "this name is not one of the daemon's: ask for 127.0.0.1, [::1] or localhost, or list it \
+                           under http.hosts in its configuration";
+            return failure(StatusCode::MISDIRECTED_REQUEST, "misdirected", message);
+        }
+        Err(Refused::Token) => {
+            let message = "this daemon wants a token: send the header \"Authorization: Bearer TOKEN\"";
+            let mut answer = failure(StatusCode::UNAUTHORIZED, "unauthorized", message);
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return answer;
+        }
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut answer =
@@ -164,8 +190,9 @@ fn selection(query: &str) -> Result<Selection, String> {
 
 async fn health(State(api): State<Api>) -> Response {
     let snapshot = api.snapshot();
+    let configuration = Arc::clone(&api.sources.configuration.borrow());
     let body = off_reactor(snapshot.processes.len(), move || {
-        Bytes::from(json::to_vec(&json::health(&snapshot, &api.version)))
+        Bytes::from(json::to_vec(&json::health(&snapshot, &configuration, &api.version)))
     });
     answer(StatusCode::OK, JSON, body.await)
 }
@@ -181,14 +208,14 @@ async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Response {
 
 async fn healthz(State(api): State<Api>) -> Response {
     // The collector owns the sender: when it is gone, what is shown here no longer changes.
-    if api.snapshots.has_changed().is_err() {
+    if api.sources.snapshots.has_changed().is_err() {
         return line(StatusCode::SERVICE_UNAVAILABLE, "the collector has stopped");
     }
     line(StatusCode::OK, "ok")
 }
 
 async fn readyz(State(api): State<Api>) -> Response {
-    let readiness = api.readiness.borrow().clone();
+    let readiness = api.sources.readiness.borrow().clone();
     match readiness {
         Readiness::Ready => line(StatusCode::OK, "ready"),
         Readiness::Starting => line(StatusCode::SERVICE_UNAVAILABLE, "probes are being attached"),

@@ -9,12 +9,13 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::listen::Stream;
-use super::{Api, Limits, Listener, router};
+use super::{Access, Api, Limits, Listener, router};
 
 /// Headers of one request; more is answered with 431.
 const MAX_HEADERS: usize = 32;
@@ -26,20 +27,47 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Serves until `shutdown` completes, then lets the answers under way end for [`Limits::drain`] at most.
 ///
 /// hyper is used directly: axum's own server (0.8) has no timeout for the headers of a request.
-pub async fn serve(listener: Listener, api: Api, limits: Limits, shutdown: impl Future<Output = ()>) {
-    let router = router(api.clone(), listener.listen());
-    let accumulating = tokio::spawn(api.accumulate());
+pub async fn serve(listeners: Vec<Listener>, api: Api, limits: Limits, shutdown: impl Future<Output = ()>) {
+    let accumulating = tokio::spawn(api.clone().accumulate());
     let (close, closing) = watch::channel(false);
     let places = Arc::new(Semaphore::new(limits.connections));
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        let place = Place {
+            router: router(api.clone(), listener.listen()),
+            access: api.sources.access.clone(),
+            limits,
+            closing: closing.clone(),
+        };
+        accepting.spawn(accept(listener, place, Arc::clone(&places)));
+    }
+    shutdown.await;
+    close.send_replace(true);
+    while accepting.join_next().await.is_some() {}
+    accumulating.abort();
+    // It was told to end; that it did is all that is left to know.
+    let _ = accumulating.await;
+}
+
+/// What connections at one place have in common.
+#[derive(Clone)]
+struct Place {
+    router: Router,
+    access: watch::Receiver<Arc<Access>>,
+    limits: Limits,
+    closing: watch::Receiver<bool>,
+}
+
+async fn accept(listener: Listener, at: Place, places: Arc<Semaphore>) {
     let mut connections = JoinSet::new();
-    let mut shutdown = pin!(shutdown);
+    let mut closing = at.closing.clone();
     loop {
         let place = tokio::select! {
-            () = &mut shutdown => break,
+            _ = closing.wait_for(|closing| *closing) => break,
             place = Arc::clone(&places).acquire_owned() => place,
         };
         let accepted = tokio::select! {
-            () = &mut shutdown => break,
+            _ = closing.wait_for(|closing| *closing) => break,
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
@@ -47,28 +75,44 @@ pub async fn serve(listener: Listener, api: Api, limits: Limits, shutdown: impl 
             sleep(PAUSE).await;
             continue;
         };
-        let (router, closing) = (router.clone(), closing.clone());
+        let at = at.clone();
         connections.spawn(async move {
             match stream {
-                Stream::Tcp(stream) => connection(stream, router, limits, closing).await,
-                Stream::Unix(stream) => connection(stream, router, limits, closing).await,
+                Stream::Tcp(stream) => tcp(stream, at).await,
+                Stream::Unix(stream) => connection(stream, at).await,
             }
             drop(place);
         });
     }
     drop(listener);
-    close.send_replace(true);
-    let _ = timeout(limits.drain, async { while connections.join_next().await.is_some() {} }).await;
+    let _ = timeout(at.limits.drain, async { while connections.join_next().await.is_some() {} }).await;
     connections.shutdown().await;
-    accumulating.abort();
-    // It was told to end; that it did is all that is left to know.
-    let _ = accumulating.await;
 }
 
-async fn connection<S>(stream: S, router: Router, limits: Limits, mut closing: watch::Receiver<bool>)
+async fn tcp(stream: TcpStream, at: Place) {
+    let tls = at.access.borrow().tls.clone();
+    match tls {
+        None => connection(stream, at).await,
+        // A client that does not finish the handshake has as long as for a request's headers.
+        Some(tls) => {
+            let mut closing = at.closing.clone();
+            let handshake = timeout(at.limits.header_timeout, tls.accept(stream));
+            let shaken = tokio::select! {
+                _ = closing.wait_for(|closing| *closing) => return,
+                shaken = handshake => shaken,
+            };
+            if let Ok(Ok(stream)) = shaken {
+                connection(stream, at).await;
+            }
+        }
+    }
+}
+
+async fn connection<S>(stream: S, at: Place)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let Place { router, limits, mut closing, .. } = at;
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())

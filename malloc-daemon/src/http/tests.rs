@@ -19,21 +19,39 @@ struct Served {
     address: SocketAddr,
     snapshots: watch::Sender<Arc<Snapshot>>,
     readiness: watch::Sender<Readiness>,
+    configuration: watch::Sender<Arc<Configuration>>,
+    access: watch::Sender<Arc<Access>>,
     stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
 }
 
 async fn served(snapshot: Snapshot, limits: Limits) -> Served {
-    let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = bind("127.0.0.1:0").await;
     let Listen::Tcp(address) = *listener.listen() else { unreachable!() };
-    let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
-    let (readiness, ready) = watch::channel(Readiness::Starting);
+    served_at(vec![listener], address, snapshot, limits).await
+}
+
+async fn bind(listen: &str) -> Listener {
+    Listener::bind(&listen.parse().unwrap(), SocketOptions::default()).await.unwrap()
+}
+
+async fn served_at(listeners: Vec<Listener>, address: SocketAddr, snapshot: Snapshot, limits: Limits) -> Served {
+    let (snapshots, snapshots_seen) = watch::channel(Arc::new(snapshot));
+    let (readiness, readiness_seen) = watch::channel(Readiness::Starting);
+    let (configuration, configuration_seen) = watch::channel(Arc::default());
+    let named = Access { hosts: vec!["Prod-1.example".to_owned()], ..Access::default() };
+    let (access, access_seen) = watch::channel(Arc::new(named));
     let (stop, stopped) = oneshot::channel::<()>();
-    let api = Api::new(receiver, ready, "0.1.0", &["Prod-1.example".to_owned()]);
-    let server = tokio::spawn(serve(listener, api, limits, async {
+    let sources = Sources {
+        snapshots: snapshots_seen,
+        readiness: readiness_seen,
+        configuration: configuration_seen,
+        access: access_seen,
+    };
+    let server = tokio::spawn(serve(listeners, Api::new(sources, Totals::default(), "0.1.0"), limits, async {
         let _ = stopped.await;
     }));
-    Served { address, snapshots, readiness, stop, server }
+    Served { address, snapshots, readiness, configuration, access, stop, server }
 }
 
 async fn sample_served() -> Served {
@@ -202,12 +220,12 @@ async fn readiness_follows_the_probes_and_health_the_collector() {
     assert_eq!(served.get("/readyz").await.body, "probes cannot be attached: no\\x1b permission\n");
     served.readiness.send_replace(Readiness::Ready);
     assert_eq!((served.get("/readyz").await.status, served.get("/healthz").await.status), (200, 200));
-    let Served { address, snapshots, readiness, stop, server } = served;
+    let Served { address, snapshots, stop, server, .. } = served;
     drop(snapshots);
     let mut stream = TcpStream::connect(address).await.unwrap();
     let answer = exchange(&mut stream, "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
     assert_eq!(answer.status, 503);
-    drop((readiness, stop));
+    drop(stop);
     timeout(PATIENCE, server).await.unwrap().unwrap();
 }
 
@@ -295,19 +313,114 @@ async fn an_old_connection_is_closed_although_its_client_does_not_read() {
 async fn a_socket_in_the_file_system_answers_under_any_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("api.sock");
-    let listener = Listener::bind(&Listen::Unix(path.clone())).await.unwrap();
-    let (_snapshots, receiver) = watch::channel(Arc::new(sample::snapshot(Vec::new())));
-    let (_readiness, ready) = watch::channel(Readiness::Ready);
-    let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(serve(listener, Api::new(receiver, ready, "0", &[]), Limits::default(), async {
-        let _ = stopped.await;
-    }));
+    let listener = bind(&format!("unix:{}", path.display())).await;
+    let tcp = bind("127.0.0.1:0").await;
+    let Listen::Tcp(address) = *tcp.listen() else { unreachable!() };
+    let served = served_at(vec![listener, tcp], address, sample::snapshot(Vec::new()), Limits::default()).await;
+    served.readiness.send_replace(Readiness::Ready);
+    // Both places answer; a token is asked for where permissions do not decide.
+    served.access.send_replace(Arc::new(Access { token: Some(token()), ..Access::default() }));
+    assert_eq!(served.get("/readyz").await.status, 401);
     let mut stream = UnixStream::connect(&path).await.unwrap();
     let answer = exchange(&mut stream, "GET /readyz HTTP/1.1\r\nhost: anything\r\nconnection: close\r\n\r\n").await;
     assert_eq!((answer.status, answer.body.as_str()), (200, "ready\n"));
-    stop.send(()).unwrap();
-    timeout(PATIENCE, server).await.unwrap().unwrap();
+    served.end().await;
     assert!(!path.exists());
+}
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+fn token() -> Token {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, TOKEN).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    Token::read(&path).unwrap()
+}
+
+#[tokio::test]
+async fn who_may_ask_changes_while_the_daemon_runs() {
+    let served = sample_served().await;
+    let status = async |headers: &str| served.ask("GET", "/healthz", headers).await.status;
+    assert_eq!(status("host: new.example\r\n").await, 421);
+    let hosts = vec!["new.example".to_owned()];
+    served.access.send_replace(Arc::new(Access { hosts, token: Some(token()), tls: None }));
+    let answer = served.ask("GET", "/v1/snapshot", "host: new.example\r\n").await;
+    assert_eq!((answer.status, answer.code().as_str()), (401, "unauthorized"));
+    assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+    assert_eq!(status("host: prod-1.example\r\n").await, 421);
+    assert_eq!(status("host: localhost\r\nauthorization: Bearer 0123456789abcdef\r\n").await, 401);
+    assert_eq!(status(&format!("host: localhost\r\nauthorization: Bearer {TOKEN}\r\n")).await, 200);
+    served.end().await;
+}
+
+/// A certificate for localhost that it signed itself, valid from 2024 to 2124, and its key.
+const CERTIFICATE: &str = include_str!("fixtures/certificate.pem");
+const KEY: &str = include_str!("fixtures/key.pem");
+
+fn certificate_and_key(mode: u32) -> (tempfile::TempDir, [std::path::PathBuf; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| folder.path().join(name));
+    std::fs::write(&certificate, CERTIFICATE).unwrap();
+    std::fs::write(&key, KEY).unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    (folder, [certificate, key])
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn a_build_without_tls_says_so() {
+    let (_folder, [certificate, key]) = certificate_and_key(0o600);
+    assert!(matches!(Tls::read(&certificate, &key), Err(SecretError::NoTls)));
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn tls_is_spoken_where_it_is_configured() {
+    use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+    let (_open, [certificate, key]) = certificate_and_key(0o644);
+    assert!(matches!(Tls::read(&certificate, &key), Err(SecretError::Open(_))));
+    let (_folder, [certificate, key]) = certificate_and_key(0o600);
+    assert!(matches!(Tls::read(&key, &key), Err(SecretError::Other { .. })));
+
+    let limits = Limits { header_timeout: Duration::from_millis(500), ..Limits::default() };
+    let served = served(sample::snapshot(Vec::new()), limits).await;
+    let spoken = Tls::read(&certificate, &key).unwrap();
+    served.access.send_replace(Arc::new(Access { tls: Some(spoken), ..Access::default() }));
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap()).unwrap();
+    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+    let stream = TcpStream::connect(served.address).await.unwrap();
+    let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+    let answer = exchange(&mut stream, "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "ok\n"));
+    // Who does not shake hands is closed as one who does not finish a request.
+    for begin in ["", "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"] {
+        let mut plain = TcpStream::connect(served.address).await.unwrap();
+        plain.write_all(begin.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = timeout(PATIENCE, plain.read_to_end(&mut rest)).await.expect("the connection is still open");
+        assert!(!rest.starts_with(b"HTTP"));
+    }
+    served.end().await;
+}
+
+#[tokio::test]
+async fn health_tells_which_configuration_is_in_force() {
+    let served = sample_served().await;
+    let configuration = async || {
+        let health: serde_json::Value = serde_json::from_str(&served.get("/v1/health").await.body).unwrap();
+        health["configuration"].clone()
+    };
+    assert_eq!(configuration().await["file"], serde_json::Value::Null);
+    let refused = Some((7, "c.toml:1:1: wrong".to_owned()));
+    let file = Some("c.toml".to_owned());
+    served.configuration.send_replace(Arc::new(Configuration { file, refused, ..Configuration::default() }));
+    let told = configuration().await;
+    assert_eq!((&told["file"], &told["refused"]["why"]), (&"c.toml".into(), &"c.toml:1:1: wrong".into()));
+    served.end().await;
 }
 
 #[tokio::test]

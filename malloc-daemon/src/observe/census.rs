@@ -11,6 +11,7 @@ use super::files::{Files, ProbedFile};
 use crate::aggregate::Facts;
 use crate::aggregate::model::{ProcessId, Threshold, ThresholdMode, ThresholdSource};
 use crate::collect::{RawImage, boot_ns};
+use crate::config::Subject;
 use crate::host::file::FileKey;
 use crate::host::process::{self, Pid};
 
@@ -137,6 +138,13 @@ impl Census {
             all.remove(0);
         }
         all.push(reading);
+    }
+
+    /// What was read last of a process, with its start in clock ticks.
+    pub fn subject(&self, pid: Pid) -> Option<(Subject<'_>, u64)> {
+        let reading = self.readings.get(&pid.0)?.last()?;
+        let (exe, cgroup) = (reading.exe.as_deref(), reading.cgroup.as_deref());
+        Some((Subject { pid: pid.0, comm: &reading.comm, exe, cgroup }, reading.start_ticks))
     }
 
     /// What is known of an image. `depth` is how deep it was meant to be probed.

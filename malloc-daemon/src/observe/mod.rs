@@ -5,6 +5,7 @@ mod files;
 mod naming;
 mod observer;
 mod options;
+mod selected;
 mod serving;
 
 pub use files::{FileRefused, PROBED_FILES};

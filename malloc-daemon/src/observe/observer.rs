@@ -6,13 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use malloc_common::abi::{EVENT_EXEC, EVENT_MAPPED, Event};
+use malloc_common::abi::{EVENT_EXEC, EVENT_MAPPED, Event, SLOT_EXITED};
 use malloc_common::depth::Depth;
 
 use super::census::{Census, Found, Serving, read_threshold};
 use super::files::{FileRefused, Files};
 use super::naming::Naming;
 use super::options::{Options, Selection, StartError};
+use super::selected::Selected;
 use super::serving::serving;
 use crate::aggregate::incidents::{Incidents, StackId};
 use crate::aggregate::model::{DaemonCost, Host, NANOSECONDS_PER_TICK, Probe, Snapshot, Stack, Verdict};
@@ -62,7 +63,7 @@ pub struct Observer {
     targets: Targets,
     object: Object,
     log: Option<KernelLog>,
-    census: Census,
+    pub(super) census: Census,
     aggregate: Aggregate,
     tracking_since_ns: u64,
     window_since_ns: u64,
@@ -73,6 +74,7 @@ pub struct Observer {
     overwritten_checked_ns: u64,
     /// Processes probed for themselves, and how deep.
     deep: HashMap<u32, Depth>,
+    pub(super) selected: Selected,
     last_collect_us: u64,
     notes: Vec<Probe>,
     /// Stacks that were waited for.
@@ -154,6 +156,7 @@ impl Observer {
             looks: VecDeque::new(),
             overwritten_checked_ns: boot_ns(),
             deep: HashMap::new(),
+            selected: Selected::default(),
             last_collect_us: 0,
             notes: Vec::new(),
             late: Vec::new(),
@@ -204,7 +207,8 @@ impl Observer {
         Ok(Some(key))
     }
 
-    /// Probes the files of all processes, for all their users.
+    /// Finds the allocators of all processes and probes their files, for all their users; at depth `syscall` these carry
+    /// no probe, and the processes are known all the same.
     ///
     /// # Errors
     ///
@@ -228,6 +232,25 @@ impl Observer {
         let found = self.serving(Pid(pid), Some((Scope::Process(pid), depth)))?;
         self.census.look(Pid(pid), &mut |_| Ok(found.clone()), &|_, _| None);
         Ok(found.map(|serving| serving.key))
+    }
+
+    /// Takes out the probes that count for these processes alone.
+    pub(super) fn let_go(&mut self, pids: &[u32]) {
+        self.files.release(&|pid| pids.contains(&pid));
+        self.deep.retain(|pid, _| !pids.contains(pid));
+    }
+
+    /// Probes all processes deeper than before.
+    ///
+    /// # Errors
+    ///
+    /// When /proc cannot be listed.
+    pub fn deepen(&mut self, depth: Depth) -> Result<(), HostError> {
+        if depth > self.options.depth {
+            self.options.depth = depth;
+            self.probe_everything()?;
+        }
+        Ok(())
     }
 
     /// Puts a process that runs already into the next snapshot, whether anything happens in it or not.
@@ -316,6 +339,9 @@ impl Observer {
             if known && self.options.selection == Selection::Chosen {
                 self.naming.note(look.pid.0);
             }
+            if known {
+                self.probe_if_selected(look.pid);
+            }
             if let (false, Some(after)) = (known, LOOK_AFTER_NS.get(look.attempt + 1)) {
                 self.looks.push_back(Look { due_ns: now + after, attempt: look.attempt + 1, ..look });
             }
@@ -335,7 +361,9 @@ impl Observer {
         let started = std::time::Instant::now();
         self.files.check_overwritten();
         let raw = self.collector.collect();
-        let ended: Vec<u32> = raw.images.iter().filter(|row| row.slot.end_ns != 0).map(|row| row.slot.tgid).collect();
+        // A process that runs another program now keeps the probes that were asked for it.
+        let exited = |row: &&RawImage| row.slot.state == SLOT_EXITED;
+        let ended: Vec<u32> = raw.images.iter().filter(exited).map(|row| row.slot.tgid).collect();
         self.renew(&raw.images);
         self.drain_samples();
         self.incidents.settle(&raw.images);
@@ -357,8 +385,7 @@ impl Observer {
         let snapshot = self.aggregate.apply(&raw, moment, &|row| census.facts(row, files, depth));
         // Only now: what an image counted is described by the probes that it had.
         if !ended.is_empty() {
-            self.files.release(&|pid| ended.contains(&pid));
-            self.deep.retain(|pid, _| !ended.contains(pid));
+            self.let_go(&ended);
         }
         self.last_collect_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         snapshot

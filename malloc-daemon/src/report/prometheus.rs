@@ -51,15 +51,40 @@ impl Format {
     }
 }
 
+/// What processes are summed by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Label {
+    /// Their names.
+    #[default]
+    Comm,
+    /// Their control groups.
+    Cgroup,
+}
+
+impl Label {
+    /// The name of the label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Label::Comm => "comm",
+            Label::Cgroup => "cgroup",
+        }
+    }
+}
+
 /// The metrics as a scraper reads them; `version` is the daemon's.
 ///
-/// At most [`NAMES`] + 1 names, each with 9 functions, 8 histograms of 15 lines, 14 origins twice and 3 more:
+/// At most [`NAMES`] + 1 names unless configured otherwise, each with 9 functions, 8 histograms of 15 lines, 14 origins twice and 3 more:
 /// 201 x 160 lines in the worst case, where every function of every program is probed. At the default depth
 /// it is 201 x 31.
 #[must_use]
 pub fn render(totals: &Totals, version: &str, format: Format) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Page { sums: totals.sums().clone(), version: version.to_owned() }));
+    registry.register_collector(Box::new(Page {
+        sums: totals.sums().clone(),
+        label: totals.label().name(),
+        version: version.to_owned(),
+    }));
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = text::encode(&mut out, &registry);
@@ -96,6 +121,7 @@ fn classic(open_metrics: &str) -> String {
 #[derive(Debug)]
 struct Page {
     sums: Sums,
+    label: &'static str,
     version: String,
 }
 
@@ -113,10 +139,10 @@ impl Page {
     fn calls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Outermost calls of an allocator function that could succeed";
         let mut metric = encoder.encode_descriptor("malloc_calls", help, None, MetricType::Counter)?;
-        for (comm, figures) in self.sums.names() {
+        for (name, figures) in self.sums.names() {
             for (function, calls) in function::ALL.into_iter().zip(figures.calls) {
                 if let Some(calls) = calls {
-                    counter(&mut metric, &[("comm", comm), ("function", function.name())], calls)?;
+                    counter(&mut metric, &[(self.label, name), ("function", function.name())], calls)?;
                 }
             }
         }
@@ -126,14 +152,14 @@ impl Page {
     fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Bytes requested by a call of an allocator function";
         let mut metric = encoder.encode_descriptor("malloc_request_bytes", help, None, MetricType::Histogram)?;
-        for (comm, figures) in self.sums.names() {
+        for (name, figures) in self.sums.names() {
             for (function, requests) in function::ALL.into_iter().zip(&figures.requests) {
                 let Some(requests) = requests else { continue };
                 let bounds = BOUNDS.into_iter().map(|bound| bound as f64).chain([f64::INFINITY]);
                 let buckets: Vec<(f64, u64)> = bounds.zip(requests.buckets).collect();
                 let count = requests.buckets.iter().fold(0u64, |sum, calls| sum.saturating_add(*calls));
                 metric
-                    .encode_family(&[("comm", comm), ("function", function.name())])?
+                    .encode_family(&[(self.label, name), ("function", function.name())])?
                     .encode_histogram::<NoLabelSet>(requests.sum as f64, count, &buckets, None)?;
             }
         }
@@ -142,14 +168,14 @@ impl Page {
 
     fn crossings(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Chunks that malloc mapped because they were at or over the threshold";
-        self.by_comm(encoder, "malloc_mmap_crossings", help, |figures| figures.crossings)?;
+        self.by_name(encoder, "malloc_mmap_crossings", help, |figures| figures.crossings)?;
         let help = "Times the mmap threshold was seen to rise";
-        self.by_comm(encoder, "malloc_mmap_threshold_raises", help, |figures| figures.raises)?;
+        self.by_name(encoder, "malloc_mmap_threshold_raises", help, |figures| figures.raises)?;
         let help = "The mmap threshold, the highest of the running processes of this name";
         let mut metric = encoder.encode_descriptor("malloc_mmap_threshold_bytes", help, None, MetricType::Gauge)?;
-        for (comm, figures) in self.sums.names() {
+        for (name, figures) in self.sums.names() {
             if let Some(threshold) = figures.threshold {
-                gauge(&mut metric, &[("comm", comm)], threshold)?;
+                gauge(&mut metric, &[(self.label, name)], threshold)?;
             }
         }
         Ok(())
@@ -161,13 +187,13 @@ impl Page {
             ("malloc_syscalls", "System calls that succeeded, by who in the process asked", |f| &f.origin_calls),
             ("malloc_kernel_bytes", "Bytes mapped, unmapped, resized or moved by these calls", |f| &f.origin_bytes),
         ];
-        for (name, help, of) in families {
-            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (comm, figures) in self.sums.names() {
+        for (family, help, of) in families {
+            let mut metric = encoder.encode_descriptor(family, help, None, MetricType::Counter)?;
+            for (name, figures) in self.sums.names() {
                 for (origin, value) in ALL_ORIGINS.into_iter().zip(of(figures)) {
                     let syscall: Syscall = origin.syscall();
                     if let Some(value) = value {
-                        let labels = [("comm", comm), ("syscall", syscall.name()), ("origin", origin.name())];
+                        let labels = [(self.label, name), ("syscall", syscall.name()), ("origin", origin.name())];
                         counter(&mut metric, &labels, *value)?;
                     }
                 }
@@ -198,17 +224,17 @@ impl Page {
         self.sums.own().encode(encoder)
     }
 
-    fn by_comm(
+    fn by_name(
         &self,
         encoder: &mut DescriptorEncoder<'_>,
-        name: &str,
+        family: &str,
         help: &str,
         of: fn(&Figures) -> Option<u64>,
     ) -> fmt::Result {
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (comm, figures) in self.sums.names() {
+        let mut metric = encoder.encode_descriptor(family, help, None, MetricType::Counter)?;
+        for (name, figures) in self.sums.names() {
             if let Some(value) = of(figures) {
-                counter(&mut metric, &[("comm", comm)], value)?;
+                counter(&mut metric, &[(self.label, name)], value)?;
             }
         }
         Ok(())
@@ -281,6 +307,19 @@ mod tests {
         assert!(!text.contains("origin=\"crossing\""));
         assert!(!text.contains("malloc_probe_hits_total{depth=\"call\"}"));
         assert!(text.contains("malloc_syscalls_total{comm=\"java\",syscall=\"mmap\",origin=\"file\"} 24\n"));
+    }
+
+    #[test]
+    fn processes_of_one_control_group_are_summed_under_it() {
+        let mut totals = Totals::new(Label::Cgroup, NAMES);
+        let mut outside = sample::hostile();
+        outside.cgroup = None;
+        totals.feed(&sample::snapshot(vec![sample::sqlite(), outside]));
+        let text = render(&totals, "0.1.0", Format::Classic);
+        let cgroup = sample::sqlite().cgroup.unwrap();
+        assert!(text.contains(&format!("malloc_mmap_crossings_total{{cgroup=\"{cgroup}\"}} 1\n")), "{text}");
+        assert!(text.contains("malloc_mmap_crossings_total{cgroup=\"unknown\"} 1\n"), "{text}");
+        assert!(!text.contains("comm=\""), "{text}");
     }
 
     #[test]

@@ -259,6 +259,25 @@ impl Serving {
         image.unwrap_or_else(|| panic!("waited in vain for process {pid}: {what}; the last answer was {last:?}"))
     }
 
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.daemon.signal(signal);
+    }
+
+    /// The daemon's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
+    /// Waits for a line on standard error that contains this text, and returns it.
+    ///
+    /// # Panics
+    /// If none comes.
+    pub fn wait_for_error_line(&mut self, text: &str) -> String {
+        self.daemon.wait_for_error_line(text)
+    }
+
     /// Sends a signal and waits for the end.
     #[must_use]
     pub fn stop(self, signal: Signal) -> Ended {

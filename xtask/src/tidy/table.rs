@@ -35,7 +35,7 @@ pub const CONFINED: &[(&[&str], &[&str])] = &[
         &[
             "malloc-daemon/src/report/",
             "malloc-daemon/src/report.rs",
-            "malloc-daemon/src/config.rs",
+            "malloc-daemon/src/config/",
             "malloc-daemon/src/http/tests.rs",
             "tests/",
             "xtask/",

@@ -79,10 +79,34 @@ pub struct Health<'a> {
     pub probes: Vec<Probe<'a>>,
     /// What observing costs.
     pub daemon: Daemon<'a>,
+    /// Which configuration is in force.
+    pub configuration: Configuration<'a>,
     /// The snapshot it is taken from.
     pub sequence: u64,
     /// The time that the counts cover.
     pub window: Window,
+}
+
+/// Which configuration is in force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Configuration<'a> {
+    /// The file; `null`: the defaults and the command line.
+    pub file: Option<Text<'a>>,
+    /// When it was taken over, milliseconds since 1970.
+    pub since_unix_ms: u64,
+    /// The last reload, if it was refused; the configuration before it stays in force.
+    pub refused: Option<Refused<'a>>,
+    /// Keys that the file changes and only a restart takes over.
+    pub restart_for: Vec<Text<'a>>,
+}
+
+/// A reload that was refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Refused<'a> {
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
+    /// What is wrong with the file.
+    pub why: Text<'a>,
 }
 
 /// The machine.

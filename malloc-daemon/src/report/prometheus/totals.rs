@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use malloc_common::loss::LOSSES;
 
+use super::Label;
 use super::figures::{Figures, advance};
 use super::own::Own;
 use crate::aggregate::model::{LossReason, Process, ProcessId, Snapshot};
 use crate::report::escape::printable;
 
-/// Names with series of their own; the rest share [`OTHER`].
+/// Names with series of their own unless configured otherwise; the rest share [`OTHER`].
 pub const NAMES: usize = 200;
 /// The name of all processes beyond the cap.
 pub const OTHER: &str = "other";
@@ -22,9 +23,16 @@ pub const OTHER: &str = "other";
 /// Reasons of the model: the kernel's and two of the daemon's.
 const REASONS: usize = LOSSES + 3;
 
-/// Everything that `/metrics` counts. Bounded by [`NAMES`] and the images of one snapshot.
-#[derive(Debug, Default)]
+/// Letters of a control group in its label: a container's id alone has 64.
+const CGROUP_LETTERS: usize = 256;
+/// The label of processes whose control group could not be read.
+const UNKNOWN: &str = "unknown";
+
+/// Everything that `/metrics` counts. Bounded by the names with series of their own and the images of one snapshot.
+#[derive(Debug)]
 pub struct Totals {
+    label: Label,
+    room: usize,
     sums: Sums,
     images: HashMap<(ProcessId, u64), Image>,
     lost_seen: [u64; REASONS],
@@ -50,7 +58,24 @@ struct Image {
     sequence: u64,
 }
 
+impl Default for Totals {
+    fn default() -> Self {
+        Self::new(Label::Comm, NAMES)
+    }
+}
+
 impl Totals {
+    /// Nothing yet; `names` get series of their own.
+    #[must_use]
+    pub fn new(label: Label, names: usize) -> Self {
+        Self { label, room: names, sums: Sums::default(), images: HashMap::new(), lost_seen: [0; REASONS], sequence: 0 }
+    }
+
+    /// What processes are summed by.
+    pub(super) fn label(&self) -> Label {
+        self.label
+    }
+
     /// Adds what happened since the snapshot fed before; one that is not newer adds nothing.
     pub fn feed(&mut self, snapshot: &Snapshot) {
         if snapshot.sequence <= self.sequence {
@@ -84,27 +109,31 @@ impl Totals {
     /// which no process is left is given up; should it return, it begins at zero, which a scraper reads as a restart.
     fn choose_names(&mut self, snapshot: &Snapshot) {
         let mut present: BTreeMap<String, u64> = BTreeMap::new();
-        for process in snapshot.processes.iter().filter(|process| process.comm != OTHER) {
-            let bytes = present.entry(label(process)).or_default();
+        for process in &snapshot.processes {
+            let name = name(self.label, process);
+            if name == OTHER {
+                continue;
+            }
+            let bytes = present.entry(name).or_default();
             *bytes = bytes.saturating_add(size(process));
         }
         let mut wanted: Vec<(&String, u64)> =
             present.iter().filter(|(name, _)| !self.sums.names.contains_key(*name)).map(|(n, b)| (n, *b)).collect();
         wanted.sort_by_key(|(name, bytes)| (Reverse(*bytes), *name));
-        let excess = (self.sums.names.len() + wanted.len()).saturating_sub(NAMES);
+        let excess = (self.sums.names.len() + wanted.len()).saturating_sub(self.room);
         if excess > 0 {
             let left: BTreeSet<String> =
                 self.sums.names.keys().filter(|name| !present.contains_key(*name)).take(excess).cloned().collect();
             self.sums.names.retain(|name, _| !left.contains(name));
         }
-        let room = NAMES.saturating_sub(self.sums.names.len());
+        let room = self.room.saturating_sub(self.sums.names.len());
         let named: Vec<String> = wanted.into_iter().take(room).map(|(name, _)| name.clone()).collect();
         self.sums.names.extend(named.into_iter().map(|name| (name, Figures::default())));
     }
 
     fn add(&mut self, process: &Process) {
         let now = Figures::of(process);
-        let name = label(process);
+        let name = name(self.label, process);
         let known = self.images.contains_key(&(process.id, process.image_ns));
         let image = self.images.entry((process.id, process.image_ns)).or_default();
         image.sequence = self.sequence;
@@ -163,9 +192,12 @@ impl Sums {
     }
 }
 
-/// What stands in the label `comm`.
-fn label(process: &Process) -> String {
-    printable(&process.comm, 32)
+/// What stands in the label.
+fn name(label: Label, process: &Process) -> String {
+    match label {
+        Label::Comm => printable(&process.comm, 32),
+        Label::Cgroup => process.cgroup.as_deref().map_or(UNKNOWN.to_owned(), |path| printable(path, CGROUP_LETTERS)),
+    }
 }
 
 /// What decides who gets a name: bytes taken from the kernel.
