@@ -1,5 +1,6 @@
 //! The layouts that cross the kernel boundary: fixed-width integers and arrays only.
 
+use crate::chunk::Chunk;
 use crate::function::{Function, SIZED_FUNCTIONS};
 use crate::histogram::BUCKETS;
 pub use crate::origin::{ALL_ORIGINS, ORIGINS, Origin, SYSCALLS, Syscall};
@@ -21,10 +22,14 @@ pub enum Series {
     Sizes(Syscall),
     /// System calls by nanoseconds from entry to return.
     Latency(Syscall),
+    /// Mapped chunks that were unmapped, by nanoseconds from their `mmap` to their `munmap`.
+    Lifetime,
+    /// Watched chunks by the page faults that their memory took.
+    ChunkFaults,
 }
 
 /// How many series a process can have.
-pub const SERIES: usize = 2 * SIZED_FUNCTIONS + 3 + 3 + 4;
+pub const SERIES: usize = 2 * SIZED_FUNCTIONS + 3 + 3 + 4 + 2;
 
 impl Series {
     /// The index in [`Slot::series`]; [`Function::Free`] and the sizes of `brk` have none and share
@@ -42,6 +47,8 @@ impl Series {
             Series::Crossing => ARENA + 2,
             Series::Sizes(s) => ARENA + 3 + s as usize,
             Series::Latency(s) => ARENA + 6 + s as usize,
+            Series::Lifetime => ARENA + 10,
+            Series::ChunkFaults => ARENA + 11,
         }
     }
 }
@@ -73,10 +80,24 @@ pub enum Counter {
     Uncounted,
     /// System calls whose origin or time is missing because no thread state was free.
     Unattributed,
+    /// Nanoseconds in the `mmap`s of crossings.
+    CrossingNs,
+    /// Nanoseconds in the `munmap`s of mapped chunks, failed ones too.
+    ChunkUnmapNs,
+    /// Nanoseconds in the `mremap`s of mapped chunks, failed ones too.
+    ChunkRemapNs,
+    /// Mapped chunks that were unmapped within [`crate::chunk::CHURN_NS`].
+    ChurnedChunks,
+    /// Bytes of these.
+    ChurnedBytes,
+    /// Mapped chunks that were unmapped and whose birth is not known.
+    BirthUnknown,
+    /// Times a mapped chunk could not be remembered because the table was full.
+    ChunksUntracked,
 }
 
 /// How many counters a process has.
-pub const COUNTERS: usize = 2 + 2 * SIZED_FUNCTIONS + 4 + 2 * ORIGINS + 5;
+pub const COUNTERS: usize = 2 + 2 * SIZED_FUNCTIONS + 4 + 2 * ORIGINS + 5 + 7;
 
 impl Counter {
     /// The index in [`Slot::counters`].
@@ -101,6 +122,13 @@ impl Counter {
             Counter::Raises => REST + 2,
             Counter::Uncounted => REST + 3,
             Counter::Unattributed => REST + 4,
+            Counter::CrossingNs => REST + 5,
+            Counter::ChunkUnmapNs => REST + 6,
+            Counter::ChunkRemapNs => REST + 7,
+            Counter::ChurnedChunks => REST + 8,
+            Counter::ChurnedBytes => REST + 9,
+            Counter::BirthUnknown => REST + 10,
+            Counter::ChunksUntracked => REST + 11,
         }
     }
 }
@@ -181,6 +209,8 @@ pub struct Flight {
     pub args: [u64; 6],
     /// The break before a `brk`.
     pub old_break: u64,
+    /// The chunk that a `munmap` or `mremap` under way takes.
+    pub chunk: Chunk,
     /// Last public call: function and arguments (only while tracing).
     pub call: [u64; 3],
     /// Stack pointer at that call.
@@ -370,11 +400,11 @@ const _: () = {
     assert!(size_of::<Slot>() == 104 + SERIES * 4 + COUNTERS * 8);
     assert!(size_of::<Slot>().is_multiple_of(8));
     assert!(size_of::<Histogram>() == 8 * (1 + BUCKETS));
-    assert!(size_of::<Flight>() == 8 * 17 + 16);
+    assert!(size_of::<Flight>() == 8 * 17 + 16 + size_of::<Chunk>());
     assert!(size_of::<Event>() == 24 + 16 + 80);
     assert!(size_of::<Sample>() == size_of::<Event>() + 32 + STACK_BYTES);
-    assert!(Counter::Unattributed.index() + 1 == COUNTERS);
-    assert!(Series::Latency(Syscall::Brk).index() + 1 == SERIES);
+    assert!(Counter::ChunksUntracked.index() + 1 == COUNTERS);
+    assert!(Series::ChunkFaults.index() + 1 == SERIES);
 };
 
 #[cfg(test)]
@@ -386,6 +416,7 @@ mod tests {
     fn no_two_series_share_an_index() {
         let mut seen = BTreeSet::new();
         let mut all = std::vec![Series::Arena, Series::Sysmalloc, Series::Crossing];
+        all.extend([Series::Lifetime, Series::ChunkFaults]);
         for f in crate::function::ALL.into_iter().filter(|f| *f != Function::Free) {
             all.extend([Series::Call(f), Series::Transfer(f)]);
         }
@@ -413,6 +444,13 @@ mod tests {
             Counter::Raises,
             Counter::Uncounted,
             Counter::Unattributed,
+            Counter::CrossingNs,
+            Counter::ChunkUnmapNs,
+            Counter::ChunkRemapNs,
+            Counter::ChurnedChunks,
+            Counter::ChurnedBytes,
+            Counter::BirthUnknown,
+            Counter::ChunksUntracked,
         ];
         for f in crate::function::ALL.into_iter().filter(|f| *f != Function::Free) {
             all.extend([Counter::Failed(f), Counter::FailedTransfer(f)]);

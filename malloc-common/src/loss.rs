@@ -20,10 +20,12 @@ pub enum Loss {
     UnpairedEntry = 6,
     /// No room to mark a child of a recorded process: the child is not recorded.
     TargetTableFull = 7,
+    /// No room to remember a mapped chunk: how long it lives is not known.
+    ChunkTableFull = 8,
 }
 
 /// How many reasons there are.
-pub const LOSSES: usize = 8;
+pub const LOSSES: usize = 9;
 
 /// Every reason, in the order of the discriminants.
 pub const ALL: [Loss; LOSSES] = [
@@ -35,6 +37,7 @@ pub const ALL: [Loss; LOSSES] = [
     Loss::UnpairedReturn,
     Loss::UnpairedEntry,
     Loss::TargetTableFull,
+    Loss::ChunkTableFull,
 ];
 
 impl Loss {
@@ -50,6 +53,7 @@ impl Loss {
             Loss::UnpairedReturn => "unpaired_return",
             Loss::UnpairedEntry => "unpaired_entry",
             Loss::TargetTableFull => "target_table_full",
+            Loss::ChunkTableFull => "chunk_table_full",
         }
     }
 }

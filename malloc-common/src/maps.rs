@@ -1,6 +1,7 @@
 //! Names and capacities of the kernel maps, each capacity with its arithmetic.
 
 use crate::abi::{Flight, Histogram, Slot};
+use crate::chunk::{Chunk, ChunkKey};
 
 /// Every map of the object. The kernel keeps 15 bytes of a name.
 pub const MAP_NAMES: &[&str] = &[
@@ -10,6 +11,7 @@ pub const MAP_NAMES: &[&str] = &[
     "PROCESSES",
     "TARGETS",
     "FLIGHTS",
+    "CHUNKS",
     "FREE_SLOTS",
     "FREE_HISTS",
     "EVENTS",
@@ -48,6 +50,11 @@ pub const HISTOGRAMS_DEFAULT: u32 = 16384;
 /// Threads with a slow-path state: 16,384 x (152 + 4 bytes + the kernel's 64 of book-keeping) = 3.4 MiB.
 pub const FLIGHTS_DEFAULT: u32 = 16384;
 
+/// Mapped chunks of all processes together: 32,768 x (16 + 24 bytes + the kernel's 64) = 3.3 MiB. glibc maps at most
+/// 65,536 chunks in one process (`M_MMAP_MAX`) and raises its threshold at the first free, so that few processes have
+/// more than a hundred at a time.
+pub const CHUNKS_DEFAULT: u32 = 32768;
+
 /// Processes chosen for recording, with their threads and children: 16,384 x 72 bytes = 1.1 MiB.
 pub const TARGETS_DEFAULT: u32 = 16384;
 
@@ -60,11 +67,12 @@ pub const SAMPLES_BYTES: u32 = 2 << 20;
 /// Upper bound of the kernel memory of all maps, bytes, for these capacities. A preallocated hash
 /// entry takes its key, its value and 64 bytes of book-keeping at most (kernel 6.18: 48 and rounding).
 #[must_use]
-pub const fn kernel_bytes(slots: u64, histograms: u64, flights: u64, targets: u64, events: u64) -> u64 {
+pub const fn kernel_bytes(slots: u64, histograms: u64, flights: u64, chunks: u64, targets: u64, events: u64) -> u64 {
     const ENTRY: u64 = 64;
     slots * (size_of::<Slot>() as u64 + 2 * ENTRY + 16)
         + histograms * (size_of::<Histogram>() as u64 + 8)
         + flights * (size_of::<Flight>() as u64 + 8 + ENTRY)
+        + chunks * (size_of::<ChunkKey>() as u64 + size_of::<Chunk>() as u64 + ENTRY)
         + targets * (8 + ENTRY)
         + events
         + SAMPLES_BYTES as u64
@@ -76,6 +84,7 @@ const _: () = {
             SLOTS_DEFAULT as u64,
             HISTOGRAMS_DEFAULT as u64,
             FLIGHTS_DEFAULT as u64,
+            CHUNKS_DEFAULT as u64,
             TARGETS_DEFAULT as u64,
             EVENTS_BYTES as u64
         ) < 40 << 20

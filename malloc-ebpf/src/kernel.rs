@@ -13,13 +13,14 @@ use aya_ebpf::helpers::{
 use malloc_common::abi::{
     COUNTERS, Counter, Event, Flight, Origin, SERIES, SLOT_EXITED, SLOT_LIVE, STACK_BYTES, Sample, Series, Slot,
 };
+use malloc_common::chunk::{Chunk, ChunkKey};
 use malloc_common::histogram::{self, BUCKETS};
 use malloc_common::loss::Loss;
 use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD, MpLayout};
 use malloc_common::tracker::{FIRST_SAMPLES, HistogramId, Kernel, Mp, Registers, SAMPLE_EVERY_NS, SlotId};
 
 use crate::maps::{
-    EVENTS, FLIGHTS, FREE_HISTS, FREE_SLOTS, HISTOGRAMS, LOST, PROCESSES, SAMPLES, SLOTS, TARGETS, ZERO_FLIGHT,
+    CHUNKS, EVENTS, FLIGHTS, FREE_HISTS, FREE_SLOTS, HISTOGRAMS, LOST, PROCESSES, SAMPLES, SLOTS, TARGETS, ZERO_FLIGHT,
 };
 
 /// 1: every process is counted; 0: those in `TARGETS`.
@@ -402,6 +403,26 @@ impl Kernel for Bpf {
     #[inline(always)]
     fn close_flight(&self, tid: u32) {
         let _ = FLIGHTS.remove(&tid);
+    }
+
+    #[inline(always)]
+    fn remember_chunk(&self, address: u64, chunk: &Chunk) -> bool {
+        CHUNKS.insert(&ChunkKey { tgid: u64::from(self.tgid()), address }, chunk, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn forget_chunk(&self, address: u64) -> Option<Chunk> {
+        let key = ChunkKey { tgid: u64::from(self.tgid()), address };
+        // SAFETY: a chunk is written before its address is the program's and taken by the call that gives it back.
+        let chunk = unsafe { CHUNKS.get(&key) }.copied()?;
+        let _ = CHUNKS.remove(&key);
+        Some(chunk)
+    }
+
+    #[inline(always)]
+    fn image_ns(&self, slot: SlotId) -> u64 {
+        // SAFETY: a map value; written before the slot counts.
+        SLOTS.get_ptr(slot).map_or(0, |slot| unsafe { (*slot).first_ns })
     }
 
     #[inline(always)]

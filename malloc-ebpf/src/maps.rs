@@ -4,9 +4,10 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, RingBuf, Stack};
 use malloc_common::abi::{Flight, Histogram, Slot};
+use malloc_common::chunk::{Chunk, ChunkKey};
 use malloc_common::loss::LOSSES;
 use malloc_common::maps::{
-    EVENTS_BYTES, FLIGHTS_DEFAULT, HISTOGRAMS_DEFAULT, SAMPLES_BYTES, SLOTS_DEFAULT, TARGETS_DEFAULT,
+    CHUNKS_DEFAULT, EVENTS_BYTES, FLIGHTS_DEFAULT, HISTOGRAMS_DEFAULT, SAMPLES_BYTES, SLOTS_DEFAULT, TARGETS_DEFAULT,
 };
 
 /// Slot index -> image of a process. The kernel fills and ends a slot, the daemon clears it and gives it back.
@@ -36,6 +37,11 @@ pub static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(TARGETS_DEFAUL
 /// Full: `thread_table_full`.
 #[map]
 pub static FLIGHTS: HashMap<u32, Flight> = HashMap::with_max_entries(FLIGHTS_DEFAULT, 0);
+
+/// Mapped chunk -> when it was born. Inserted when a crossing's `mmap` returns, deleted when its `munmap` enters; those
+/// of ended images are deleted by the daemon. Full: `chunk_table_full`.
+#[map]
+pub static CHUNKS: HashMap<ChunkKey, Chunk> = HashMap::with_max_entries(CHUNKS_DEFAULT, 0);
 
 /// Indices of free slots, the lowest on top: the daemon pushes, the kernel pops. Empty: `process_table_full`.
 #[map]

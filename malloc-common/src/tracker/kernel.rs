@@ -1,6 +1,7 @@
 //! What the tracker needs from the kernel it runs in.
 
 use crate::abi::{Counter, Event, Flight, Series};
+use crate::chunk::Chunk;
 use crate::loss::Loss;
 use crate::site::MpLayout;
 
@@ -74,6 +75,14 @@ pub trait Kernel {
     fn open_flight(&self, tid: u32) -> bool;
     /// Takes a thread's state away.
     fn close_flight(&self, tid: u32);
+
+    /// Remembers a mapped chunk of the running process in place of what was known of that address; false when there is
+    /// no room.
+    fn remember_chunk(&self, address: u64, chunk: &Chunk) -> bool;
+    /// Forgets the chunk at that address of the running process and returns what was known of it.
+    fn forget_chunk(&self, address: u64) -> Option<Chunk>;
+    /// When the image that a slot counts for was first seen, nanoseconds since boot.
+    fn image_ns(&self, slot: SlotId) -> u64;
 
     /// Counts a loss.
     fn lose(&self, loss: Loss);

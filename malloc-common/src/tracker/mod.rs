@@ -11,10 +11,12 @@ use crate::abi::{
     BORN_EXEC, BORN_UNSEEN, CHAIN_AT_BRANCH, Counter, EVENT_CROSSING, EVENT_EXEC, EVENT_EXIT, EVENT_MAPPED,
     EVENT_RAISE, Flight, Origin, SLOT_EXITED, SLOT_REPLACED, Series, Syscall,
 };
+use crate::chunk::Chunk;
 use crate::function::Request;
 use crate::loss::Loss;
 use crate::site::{Cookie, Role};
 
+mod chunks;
 mod kernel;
 mod trace;
 
@@ -143,6 +145,7 @@ pub fn syscall_enter<K: Kernel>(k: &K, syscall: Syscall, args: [u64; 6]) {
     let now = k.now_ns();
     let old_break = if syscall as u8 == Syscall::Brk as u8 { k.program_break() } else { 0 };
     let mut unpaired = false;
+    let mut resizes = false;
     let opened = on_flight(k, |flight| {
         unpaired = flight.entered != 0;
         let role = Cookie(flight.branch_role as u64).role();
@@ -161,7 +164,12 @@ pub fn syscall_enter<K: Kernel>(k: &K, syscall: Syscall, args: [u64; 6]) {
         flight.entered_ns = now;
         flight.args = args;
         flight.old_break = old_break;
+        resizes = matches!(origin, Origin::MunmapChunk | Origin::MremapChunk);
     });
+    if resizes {
+        let chunk = chunks::take(k, slot, args[0]);
+        let _ = k.with_flight(k.tid(), |flight| flight.chunk = chunk);
+    }
     if unpaired {
         k.lose(Loss::UnpairedEntry);
     }
@@ -207,6 +215,12 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
         count(k, slot, series, bytes);
     }
     let Some(origin) = Origin::from_index(origin) else { return };
+    if let Origin::MunmapChunk | Origin::MremapChunk = origin
+        && let Some((chunk, address)) = k.with_flight(k.tid(), |flight| (flight.chunk, flight.args[0]))
+    {
+        let call = chunks::Returned { chunk, address, bytes, result, failed, entered_ns, nanoseconds };
+        chunks::returned(k, slot, origin, &call);
+    }
     if failed {
         k.add(slot, Counter::SyscallFailed(syscall), 1);
     } else {
@@ -218,6 +232,7 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
         k.add(slot, Counter::OriginBytes(origin), bytes);
         if let Origin::MmapCrossing = origin {
             count(k, slot, Series::Crossing, bytes);
+            chunks::mapped(k, slot, result, bytes, now, nanoseconds);
             if let Some(nth) = k.crossing_to_sample(slot, now) {
                 let nb = k.with_flight(k.tid(), |flight| flight.nb).unwrap_or(0);
                 trace::sample(k, EVENT_CROSSING, [bytes, nb, result, nanoseconds, nth]);
@@ -416,6 +431,7 @@ pub const fn empty_flight() -> Flight {
         entered_ns: 0,
         args: [0; 6],
         old_break: 0,
+        chunk: Chunk::UNKNOWN,
         call: [0; 3],
         call_sp: 0,
         arena: [0; 2],

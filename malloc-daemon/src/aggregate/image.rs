@@ -9,8 +9,8 @@ use malloc_common::histogram;
 use malloc_common::loss::Loss;
 
 use super::model::{
-    Allocator, Bucket, Count, End, FunctionCount, Funnel, LossReason, Process, ProcessId, Sized, SyscallCount,
-    Syscalls, Threshold, ThresholdMode, ThresholdSource,
+    Allocator, Bucket, ChunkEnds, Count, Crossings, End, FunctionCount, Funnel, LossReason, Process, ProcessId, Sized,
+    SyscallCount, Syscalls, Threshold, ThresholdMode, ThresholdSource,
 };
 use crate::collect::RawImage;
 
@@ -105,7 +105,7 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
         },
         functions: measured(Depth::Call).then(|| functions(row)),
         threshold: threshold(slot).or(facts.threshold),
-        crossings: told(Origin::MmapCrossing).then(|| sized(row.histogram(Series::Crossing))),
+        crossings: told(Origin::MmapCrossing).then(|| crossings(row, &told)),
         syscalls: Syscalls {
             mmap: syscall(row, Syscall::Mmap, &told),
             munmap: syscall(row, Syscall::Munmap, &told),
@@ -131,8 +131,12 @@ fn origin(slot: &Slot, origin: Origin) -> Count {
 }
 
 fn losses(slot: &Slot) -> Vec<(LossReason, u64)> {
-    [(Counter::Uncounted, Loss::HistogramPoolFull), (Counter::Unattributed, Loss::ThreadTableFull)]
-        .into_iter()
+    let held = [
+        (Counter::Uncounted, Loss::HistogramPoolFull),
+        (Counter::Unattributed, Loss::ThreadTableFull),
+        (Counter::ChunksUntracked, Loss::ChunkTableFull),
+    ];
+    held.into_iter()
         .map(|(held, loss)| (LossReason::Kernel(loss), counter(slot, held)))
         .filter(|(_, count)| *count != 0)
         .collect()
@@ -198,6 +202,20 @@ fn buckets(histogram: Option<&Histogram>) -> Vec<Bucket> {
 
 fn sized(histogram: Option<&Histogram>) -> Sized {
     Sized { count: count(histogram), sizes: buckets(histogram) }
+}
+
+fn crossings(row: &RawImage, told: &dyn Fn(Origin) -> bool) -> Crossings {
+    let slot = &row.slot;
+    let lengths = sized(row.histogram(Series::Crossing));
+    // A chunk that moves unseen is another chunk afterwards.
+    let ends = (told(Origin::MunmapChunk) && told(Origin::MremapChunk)).then(|| ChunkEnds {
+        lifetime_ns: buckets(row.histogram(Series::Lifetime)),
+        churned: Count { calls: counter(slot, Counter::ChurnedChunks), bytes: counter(slot, Counter::ChurnedBytes) },
+        birth_unknown: counter(slot, Counter::BirthUnknown),
+        munmap_ns: counter(slot, Counter::ChunkUnmapNs),
+        mremap_ns: counter(slot, Counter::ChunkRemapNs),
+    });
+    Crossings { count: lengths.count, sizes: lengths.sizes, mmap_ns: counter(slot, Counter::CrossingNs), ends }
 }
 
 fn threshold(slot: &Slot) -> Option<Threshold> {

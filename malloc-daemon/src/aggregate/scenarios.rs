@@ -15,6 +15,8 @@ use super::{Aggregate, Facts, Keep, Moment};
 use crate::collect::sim::{Room, Sim};
 use crate::collect::{Collector, RawImage};
 
+mod chunks;
+
 const KEEP: Keep = Keep { ended_ns: u64::MAX, ended_images: 64 };
 /// `mmap(NULL, len, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0)`
 const fn map_args(len: u64) -> [u64; 6] {

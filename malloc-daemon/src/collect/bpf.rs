@@ -1,5 +1,6 @@
 //! Reads the real maps: rows through memory mappings, so that a collection makes no system call per process.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
@@ -8,6 +9,7 @@ use malloc_common::abi::{
     Event, FLIGHT_WORDS, HISTOGRAM_WORDS, Histogram, SERIES, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, SLOT_REPLACED,
     SLOT_WORDS, Slot, sample_from_bytes,
 };
+use malloc_common::chunk::{CHUNK_KEY_WORDS, CHUNK_WORDS, Chunk, ChunkKey};
 use malloc_common::loss::LOSSES;
 use malloc_common::tracker::empty_flight;
 
@@ -36,6 +38,8 @@ pub struct BpfCollector {
     free_slots: Stack<MapData, u32>,
     free_histograms: Stack<MapData, u32>,
     processes: HashMap<MapData, u32, u32>,
+    chunks: HashMap<MapData, [u64; CHUNK_KEY_WORDS], [u64; CHUNK_WORDS]>,
+    most_chunks: usize,
     programs: Vec<OwnedFd>,
 }
 
@@ -69,7 +73,8 @@ impl BpfCollector {
             free_histograms.push(histogram, 0).map_err(|error| CollectError::FreeList("FREE_HISTS", error))?;
         }
         let processes = object.take_map("PROCESSES")?;
-        Ok(Self { slots, histograms, lost, free_slots, free_histograms, processes, programs })
+        let (chunks, most_chunks) = (object.take_map("CHUNKS")?, rows.chunks as usize);
+        Ok(Self { slots, histograms, lost, free_slots, free_histograms, processes, chunks, most_chunks, programs })
     }
 
     /// Gives a process that runs already a slot before its first event, so that it is in the next snapshot. Does
@@ -104,6 +109,22 @@ impl BpfCollector {
         RawImage { slot, histograms }
     }
 
+    /// Forgets the chunks that ended images had mapped; nobody adds any of theirs. One pass over the table whatever it
+    /// holds: about a microsecond for each entry.
+    fn forget_chunks(&mut self, ended: &BTreeSet<(u64, u64)>) {
+        let pids: BTreeSet<u64> = ended.iter().map(|(pid, _)| *pid).collect();
+        // Keys that come and go meanwhile can send the iteration back to the beginning.
+        let most = self.most_chunks * 2;
+        let own = |key: &[u64; CHUNK_KEY_WORDS]| pids.contains(&ChunkKey::from_words(*key).tgid);
+        let keys: Vec<_> = self.chunks.keys().take(most).filter_map(Result::ok).filter(own).collect();
+        for key in keys {
+            let Ok(chunk) = self.chunks.get(&key, 0) else { continue };
+            if ended.contains(&(ChunkKey::from_words(key).tgid, Chunk::from_words(chunk).image_ns)) {
+                let _ = self.chunks.remove(&key);
+            }
+        }
+    }
+
     /// Gives the row of an ended image and its histograms back. Nothing writes them any more: the last thread of
     /// the image set the final state.
     fn recycle(&mut self, index: u32, series: &[u32; SERIES]) {
@@ -127,6 +148,7 @@ fn read<const N: usize>(array: &MappedArray, index: usize) -> [u64; N] {
 impl Collector for BpfCollector {
     fn collect(&mut self) -> RawSnapshot {
         let mut images = Vec::new();
+        let mut left_chunks = BTreeSet::new();
         for index in 0..self.slots.rows() {
             // The state is the upper half of the first word on a little-endian machine, the lower on a big one:
             // an all-zero word is a free row on both.
@@ -139,10 +161,17 @@ impl Collector for BpfCollector {
             }
             let series = slot.series;
             let ended = slot.state == SLOT_EXITED || slot.state == SLOT_REPLACED;
-            images.push(self.image(slot));
+            let image = self.image(slot);
+            if ended && image.mapped_chunks() != 0 {
+                left_chunks.insert((u64::from(slot.tgid), slot.first_ns));
+            }
+            images.push(image);
             if ended {
                 self.recycle(index as u32, &series);
             }
+        }
+        if !left_chunks.is_empty() {
+            self.forget_chunks(&left_chunks);
         }
         let mut lost = [0; LOSSES];
         for (index, count) in lost.iter_mut().enumerate() {

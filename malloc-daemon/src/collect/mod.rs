@@ -1,6 +1,6 @@
 //! The seam between kernel and daemon: rows as the kernel side keeps them, from real maps or simulated ones.
 
-use malloc_common::abi::{Event, Histogram, Series, Slot};
+use malloc_common::abi::{Counter, Event, Histogram, Origin, Series, Slot};
 use malloc_common::loss::LOSSES;
 
 mod bpf;
@@ -32,6 +32,14 @@ pub struct RawImage {
 }
 
 impl RawImage {
+    /// Mapped chunks of which the kernel side still knows the birth.
+    #[must_use]
+    pub fn mapped_chunks(&self) -> u64 {
+        let counter = |counter: Counter| self.slot.counters.get(counter.index()).copied().unwrap_or(0);
+        let gone = self.histogram(Series::Lifetime).map_or(0, |ages| ages.buckets.iter().sum());
+        counter(Counter::OriginCalls(Origin::MmapCrossing)).saturating_sub(gone)
+    }
+
     /// The histogram of a series, if anything was recorded.
     #[must_use]
     pub fn histogram(&self, series: Series) -> Option<&Histogram> {

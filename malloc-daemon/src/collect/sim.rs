@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use malloc_common::abi::{
     Counter, Event, Flight, Histogram, Origin, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, SLOT_REPLACED, Series, Slot, Syscall,
 };
+use malloc_common::chunk::{Chunk, ChunkKey};
 use malloc_common::function::Function;
 use malloc_common::histogram;
 use malloc_common::loss::{LOSSES, Loss};
@@ -25,13 +26,15 @@ pub struct Room {
     pub histograms: usize,
     /// Thread states.
     pub flights: usize,
+    /// Mapped chunks.
+    pub chunks: usize,
     /// Events that wait.
     pub events: usize,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self { slots: 64, histograms: 512, flights: 64, events: 64 }
+        Self { slots: 64, histograms: 512, flights: 64, chunks: 64, events: 64 }
     }
 }
 
@@ -59,6 +62,7 @@ pub struct Sim {
     processes: RefCell<BTreeMap<u32, u32>>,
     targets: Option<RefCell<BTreeSet<u32>>>,
     flights: RefCell<BTreeMap<u32, Flight>>,
+    chunks: RefCell<BTreeMap<ChunkKey, Chunk>>,
     lost: RefCell<[u64; LOSSES]>,
     /// Words of user memory.
     pub words: RefCell<BTreeMap<u64, u64>>,
@@ -88,6 +92,7 @@ impl Sim {
             processes: RefCell::default(),
             targets: targets.map(|pids| RefCell::new(pids.iter().copied().collect())),
             flights: RefCell::default(),
+            chunks: RefCell::default(),
             lost: RefCell::new([0; LOSSES]),
             words: RefCell::default(),
             events: RefCell::default(),
@@ -149,6 +154,12 @@ impl Sim {
     /// The stack pointer moves, down by a positive number of bytes.
     pub fn push(&self, bytes: i64) -> &Self {
         self.sp.set(self.sp.get().wrapping_add_signed(-bytes));
+        self
+    }
+
+    /// Time passes.
+    pub fn wait(&self, ns: u64) -> &Self {
+        self.now.set(self.now.get() + ns);
         self
     }
 
@@ -347,6 +358,24 @@ impl Kernel for Sim {
         self.flights.borrow_mut().remove(&tid);
     }
 
+    fn remember_chunk(&self, address: u64, chunk: &Chunk) -> bool {
+        let key = ChunkKey { tgid: self.tgid().into(), address };
+        let mut chunks = self.chunks.borrow_mut();
+        let room = chunks.len() < self.room.chunks || chunks.contains_key(&key);
+        if room {
+            chunks.insert(key, *chunk);
+        }
+        room
+    }
+
+    fn forget_chunk(&self, address: u64) -> Option<Chunk> {
+        self.chunks.borrow_mut().remove(&ChunkKey { tgid: self.tgid().into(), address })
+    }
+
+    fn image_ns(&self, slot: SlotId) -> u64 {
+        self.slots.borrow()[slot as usize].first_ns
+    }
+
     fn lose(&self, loss: Loss) {
         self.lost.borrow_mut()[loss as usize] += 1;
     }
@@ -389,6 +418,8 @@ impl Collector for Sim {
             let histograms = histograms.map(|(series, id)| (series, held[*id as usize - 1])).collect();
             images.push(RawImage { slot: *row, histograms });
             if row.state == SLOT_EXITED || row.state == SLOT_REPLACED {
+                let ended = (u64::from(row.tgid), row.first_ns);
+                self.chunks.borrow_mut().retain(|key, chunk| (key.tgid, chunk.image_ns) != ended);
                 for id in row.series.iter().filter(|id| **id != 0) {
                     held[*id as usize - 1] = Histogram::EMPTY;
                     self.free_histograms.borrow_mut().push_back(id - 1);

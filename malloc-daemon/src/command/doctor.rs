@@ -32,7 +32,8 @@ const LIBC_PATHS: [&str; 4] = [
 ];
 
 /// Enough for a trial: the kernel takes some hundred KiB for it.
-const SMALL: Capacities = Capacities { slots: 64, histograms: 64, flights: 64, targets: 64, events_bytes: 64 << 10 };
+const SMALL: Capacities =
+    Capacities { slots: 64, histograms: 64, flights: 64, chunks: 64, targets: 64, events_bytes: 64 << 10 };
 
 /// Depths that need probes in the libc.
 const PROBED: [Depth; 3] = [Depth::Sysmalloc, Depth::Arena, Depth::Call];

@@ -25,6 +25,8 @@ pub struct Capacities {
     pub histograms: u32,
     /// Threads on the slow path.
     pub flights: u32,
+    /// Mapped chunks of all processes together.
+    pub chunks: u32,
     /// Recorded processes.
     pub targets: u32,
     /// Bytes of the event ring, a power of two.
@@ -37,6 +39,7 @@ impl Default for Capacities {
             slots: capacity::SLOTS_DEFAULT,
             histograms: capacity::HISTOGRAMS_DEFAULT,
             flights: capacity::FLIGHTS_DEFAULT,
+            chunks: capacity::CHUNKS_DEFAULT,
             targets: capacity::TARGETS_DEFAULT,
             events_bytes: capacity::EVENTS_BYTES,
         }
@@ -51,6 +54,7 @@ impl Capacities {
             self.slots.into(),
             self.histograms.into(),
             self.flights.into(),
+            self.chunks.into(),
             self.targets.into(),
             self.events_bytes.into(),
         )
@@ -162,6 +166,7 @@ impl Object {
             .map_max_entries("HISTOGRAMS", c.histograms)
             .map_max_entries("FREE_HISTS", c.histograms)
             .map_max_entries("FLIGHTS", c.flights)
+            .map_max_entries("CHUNKS", c.chunks)
             .map_max_entries("TARGETS", c.targets)
             .map_max_entries("EVENTS", c.events_bytes);
         let mut ebpf = loader.load(&bytes)?;

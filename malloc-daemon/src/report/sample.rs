@@ -57,7 +57,12 @@ pub(crate) fn sqlite() -> Process {
             mmapped_chunks: 1,
             mmapped_bytes: 1_052_672,
         }),
-        crossings: Some(Sized { count: Count { calls: 1, bytes: 1_052_672 }, sizes: buckets(&[(1_052_672, 1)]) }),
+        crossings: Some(Crossings {
+            count: Count { calls: 1, bytes: 1_052_672 },
+            sizes: buckets(&[(1_052_672, 1)]),
+            mmap_ns: 4_100,
+            ends: Some(ChunkEnds::default()),
+        }),
         syscalls: syscalls(true),
     }
 }

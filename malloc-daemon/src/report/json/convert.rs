@@ -8,7 +8,7 @@ use malloc_common::loss;
 use super::document as doc;
 use super::document::{ByOrigin, Text};
 use crate::aggregate::model::{
-    Allocator, Bucket, Count, End, FunctionCount, Funnel, Host, LossReason, Process, Sized, SyscallCount, Syscalls,
+    Allocator, Bucket, Count, Crossings, End, FunctionCount, Funnel, Host, LossReason, Process, SyscallCount, Syscalls,
     Threshold, ThresholdMode, ThresholdSource, Window,
 };
 
@@ -68,7 +68,7 @@ pub(super) fn process(process: &Process) -> doc::Process<'_> {
             .as_ref()
             .map(|functions| functions.iter().map(|counted| function(counted, process.allocator.as_ref())).collect()),
         threshold: process.threshold.as_ref().map(threshold),
-        crossings: process.crossings.as_ref().map(|sized| crossings(sized, &process.syscalls)),
+        crossings: process.crossings.as_ref().map(|counted| crossings(counted, &process.syscalls)),
         syscalls: syscalls(&process.syscalls),
     }
 }
@@ -180,13 +180,20 @@ fn threshold(threshold: &Threshold) -> doc::Threshold<'static> {
     }
 }
 
-fn crossings(sized: &Sized, syscalls: &Syscalls) -> doc::Crossings {
+fn crossings(counted: &Crossings, syscalls: &Syscalls) -> doc::Crossings {
     let fallback = syscalls.mmap.by_origin.iter().find(|(origin, _)| *origin == Origin::MmapFallback);
+    let ends = counted.ends.as_ref();
     doc::Crossings {
-        calls: sized.count.calls,
-        bytes: sized.count.bytes,
+        calls: counted.count.calls,
+        bytes: counted.count.bytes,
         fallback_calls: fallback.and_then(|(_, count)| *count).map(|count| count.calls),
-        sizes: buckets(&sized.sizes),
+        sizes: buckets(&counted.sizes),
+        lifetime_ns: ends.map(|ends| buckets(&ends.lifetime_ns)),
+        churned: ends.map(|ends| count(ends.churned)),
+        birth_unknown: ends.map(|ends| ends.birth_unknown),
+        mmap_ns: counted.mmap_ns,
+        munmap_ns: ends.map(|ends| ends.munmap_ns),
+        mremap_ns: ends.map(|ends| ends.mremap_ns),
     }
 }
 

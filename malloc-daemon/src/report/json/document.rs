@@ -357,6 +357,18 @@ pub struct Crossings {
     pub fallback_calls: Option<u64>,
     /// Distribution of the lengths.
     pub sizes: Vec<Bucket>,
+    /// Those that were unmapped: nanoseconds from the return of `mmap` to the entry of `munmap`.
+    pub lifetime_ns: Option<Vec<Bucket>>,
+    /// Those of them that were unmapped within a second, with the bytes unmapped.
+    pub churned: Option<Count>,
+    /// Chunks that were unmapped and whose `mmap` was not seen.
+    pub birth_unknown: Option<u64>,
+    /// Nanoseconds in the `mmap`s of crossings.
+    pub mmap_ns: u64,
+    /// Nanoseconds in the `munmap`s of mapped chunks.
+    pub munmap_ns: Option<u64>,
+    /// Nanoseconds in the `mremap`s of mapped chunks.
+    pub mremap_ns: Option<u64>,
 }
 
 /// The four system calls.

@@ -74,6 +74,7 @@ fn meaning(reason: LossReason) -> &'static str {
             Loss::UnpairedReturn => "system calls not counted, their entry was not seen",
             Loss::UnpairedEntry => "system calls not counted, their return was not seen",
             Loss::TargetTableFull => "children that were not recorded, no room to mark them",
+            Loss::ChunkTableFull => "mapped chunks whose lifetime is not known, no room to remember them",
         },
         LossReason::ProgramMissed => "hits not counted, another program was running on that processor",
         LossReason::IncidentDropped => {

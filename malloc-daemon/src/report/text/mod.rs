@@ -1,5 +1,6 @@
 //! The report that `record` prints: one block a process, the funnel first.
 
+mod chunks;
 mod functions;
 mod funnel;
 mod histogram;
@@ -42,6 +43,7 @@ impl Default for Style {
 /// What a piece of text is, for its colour.
 #[derive(Clone, Copy)]
 enum Tone {
+    Plain,
     Heading,
     Bar,
     Quiet,
@@ -51,6 +53,7 @@ enum Tone {
 impl Style {
     fn paint(self, tone: Tone, text: &str) -> String {
         let code = match tone {
+            Tone::Plain => return text.to_owned(),
             Tone::Heading => "1",
             Tone::Bar => "36",
             Tone::Quiet => "2",
@@ -123,6 +126,7 @@ fn block(out: &mut String, snapshot: &Snapshot, process: &Process, style: Style)
     }
     functions::render(out, process, style);
     threshold(out, process.threshold.as_ref(), style);
+    chunks::render(out, process, style);
     incidents::render(out, snapshot, process, style);
     syscalls::render(out, &process.syscalls, style);
     losses::of_process(out, process, style);

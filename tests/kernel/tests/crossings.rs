@@ -1,0 +1,83 @@
+//! Proves what is told of mapped chunks: how many, how long they lived, who asked for them.
+#![cfg(feature = "real-kernel")]
+
+use std::process::Command;
+
+use kernel_tests::compare::assert_crossings;
+use kernel_tests::daemon::{Attached, Serving, record_at};
+use kernel_tests::document::Image;
+use kernel_tests::process::Running;
+use kernel_tests::truth::Truth;
+use kernel_tests::victim;
+use serde_json::Value;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn buckets(value: &Value) -> Vec<(u64, u64)> {
+    let buckets = value.as_array().unwrap_or_else(|| panic!("{value} is no histogram"));
+    buckets.iter().map(|b| (b["lo"].as_u64().expect("lo"), b["calls"].as_u64().expect("calls"))).collect()
+}
+
+fn assert_lives(truth: &Truth, image: &Image) {
+    let fact = |name: &str| truth.facts[name];
+    let lives = buckets(&image.0["crossings"]["lifetime_ns"]);
+    let (ended, short): (u64, u64) = (
+        lives.iter().map(|(_, calls)| calls).sum(),
+        lives.iter().filter(|(lo, _)| *lo < SECOND / 2).map(|(_, calls)| calls).sum(),
+    );
+    assert_eq!(ended, fact("ended"), "each chunk that was freed: {truth:?}");
+    assert_eq!(image.number("/crossings/churned/calls"), fact("churned"));
+    assert_eq!(image.number("/crossings/churned/bytes"), fact("churned_bytes"));
+    assert!(short <= fact("churned") && short > 0, "{lives:?}");
+    assert_eq!(image.number("/crossings/calls") - ended, fact("left"));
+    assert_eq!(image.number("/crossings/birth_unknown"), fact("unknown"));
+}
+
+// CHUNK-1 CROSS-1: mapped, resized, freed by another thread, kept, left: call for call.
+#[test]
+fn every_mapped_chunk_is_followed_to_its_end() {
+    for arguments in [["1", "400", "200000"], ["4", "300", "300000"]] {
+        let recording = record_at("sysmalloc", "mapped_chunks", &arguments);
+        recording.document.assert_complete();
+        let (truth, image) = recording.only();
+        assert_crossings(truth, &image);
+        assert_lives(truth, &image);
+        let spent = ["mmap_ns", "munmap_ns", "mremap_ns"].map(|name| image.number(&format!("/crossings/{name}")));
+        assert!(spent.iter().all(|ns| *ns > 0), "{spent:?}");
+        let of_all = |call: &str| -> u64 {
+            buckets(&image.0["syscalls"][call]["latency_ns"]).iter().map(|(lo, calls)| lo * calls).sum()
+        };
+        // A bucket's upper bound is at most a quarter above its lower one.
+        assert!(spent[0] <= of_all("mmap") * 5 / 4 + 1, "{spent:?} of {}", of_all("mmap"));
+    }
+}
+
+// CHUNK-1: what a process had mapped before it was observed is unmapped without a birth.
+#[test]
+fn chunks_from_before_the_observation_have_no_lifetime() {
+    let mut victim =
+        Running::start(Command::new(victim::program("mapped_chunks")).args(["2", "80", "200000", "before"]));
+    let pid = Truth::parse(&victim.read_line()).pid;
+    let attached = Attached::to(pid);
+    victim.write(b"x");
+    let truth = Truth::parse(&victim.read_line());
+    let (_, document) = attached.wait();
+    let image = document.image(truth.pid, &truth.victim);
+    assert!(truth.facts["unknown"] > 0, "{truth:?}");
+    assert_crossings(&truth, &image);
+    assert_lives(&truth, &image);
+}
+
+// CHUNK-1: a server tells it while the process runs.
+#[test]
+fn a_server_tells_the_lives_of_a_running_programs_chunks() {
+    let serving = Serving::start(&[]);
+    let mut victim = Running::start(Command::new(victim::program("mapped_chunks")).args(["2", "80", "200000", "hold"]));
+    let truth = Truth::parse(&victim.read_line());
+    let ended = |image: &Image| -> u64 {
+        let lives = &image.0["crossings"]["lifetime_ns"];
+        if lives.is_null() { 0 } else { buckets(lives).iter().map(|(_, calls)| calls).sum() }
+    };
+    let image = serving.image_when("its chunks", truth.pid, |image| ended(image) == truth.facts["ended"]);
+    assert_lives(&truth, &image);
+}
