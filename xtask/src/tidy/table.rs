@@ -37,6 +37,7 @@ pub const CONFINED: &[(&[&str], &[&str])] = &[
             "malloc-daemon/src/report.rs",
             "malloc-daemon/src/config/",
             "malloc-daemon/src/http/tests.rs",
+            "malloc-daemon/src/http/tests/",
             "tests/",
             "xtask/",
         ],
