@@ -62,12 +62,14 @@ pub struct MpOffsets {
     pub n_mmaps_max: u32,
     /// `int no_dyn_threshold`
     pub no_dyn_threshold: u32,
-    /// `INTERNAL_SIZE_T mmapped_mem`
+    /// `INTERNAL_SIZE_T mmapped_mem`; `max_mmapped_mem` follows it
     pub mmapped_mem: u32,
 }
 
 /// `size_t trim_threshold` in `mp_`, every layout.
 pub const MP_TRIM_THRESHOLD: u32 = 0;
+/// `INTERNAL_SIZE_T top_pad` in `mp_`, every layout.
+pub const MP_TOP_PAD: u32 = 8;
 /// `size_t mmap_threshold` in `mp_`, every layout.
 pub const MP_MMAP_THRESHOLD: u32 = 16;
 
@@ -81,6 +83,16 @@ impl MpLayout {
             2 => MpLayout::From235,
             3 => MpLayout::From243,
             _ => MpLayout::Unknown,
+        }
+    }
+
+    /// Offset of `INTERNAL_SIZE_T hp_pagesize`: the size of huge pages that the heaps are made of, 0 without; `None`:
+    /// this version makes no such heaps.
+    #[must_use]
+    pub const fn hp_pagesize(self) -> Option<u32> {
+        match self {
+            MpLayout::Unknown | MpLayout::Upto234 => None,
+            MpLayout::From235 | MpLayout::From243 => Some(48),
         }
     }
 
@@ -191,8 +203,12 @@ pub enum ArenaLayout {
 pub struct ArenaOffsets {
     /// `int flags`
     pub flags: u32,
-    /// `mchunkptr top`
+    /// `mfastbinptr fastbinsY[10]`; `None`: this version has none
+    pub fastbins: Option<u32>,
+    /// `mchunkptr top`; `last_remainder` follows it, then `bins`
     pub top: u32,
+    /// `mchunkptr bins[254]`: two pointers for each bin from the first
+    pub bins: u32,
     /// `struct malloc_state *next`: the ring of all arenas
     pub next: u32,
     /// `struct malloc_state *next_free`
@@ -212,16 +228,18 @@ impl ArenaLayout {
     /// The offsets, from the debug information of glibc 2.23 to 2.44 on x86-64 and aarch64, which agree.
     #[must_use]
     pub const fn offsets(self) -> Option<ArenaOffsets> {
-        let (top, next) = match self {
+        let (fastbins, top, next) = match self {
             ArenaLayout::Unknown => return None,
-            ArenaLayout::Upto226 => (88, 2152),
-            ArenaLayout::From227 => (96, 2160),
-            ArenaLayout::From243 => (8, 2072),
+            ArenaLayout::Upto226 => (Some(8), 88, 2152),
+            ArenaLayout::From227 => (Some(16), 96, 2160),
+            ArenaLayout::From243 => (None, 8, 2072),
         };
         // The last five fields follow one another, eight bytes each.
         Some(ArenaOffsets {
             flags: 4,
+            fastbins,
             top,
+            bins: top + 16,
             next,
             next_free: next + 8,
             attached_threads: next + 16,

@@ -1,6 +1,7 @@
 //! Watches memory allocation on a live machine, from `malloc` to the system call.
 
 pub mod aggregate;
+pub mod arenas;
 pub mod cli;
 pub mod collect;
 pub mod command;

@@ -1,5 +1,7 @@
 //! One row of the kernel side becomes one process of the snapshot.
 
+use std::sync::Arc;
+
 use malloc_common::abi::{
     ALL_ORIGINS, BORN_EXEC, Counter, Histogram, Origin, SLOT_EXITED, SLOT_REPLACED, Series, Slot, Syscall,
 };
@@ -8,6 +10,7 @@ use malloc_common::function::{self, Function};
 use malloc_common::histogram;
 use malloc_common::loss::Loss;
 
+use super::heap::Heap;
 use super::model::{
     Allocator, Bucket, ChunkEnds, Count, Crossings, End, FunctionCount, Funnel, LossReason, Process, ProcessId, Sized,
     SyscallCount, Syscalls, Threshold, ThresholdMode, ThresholdSource,
@@ -35,8 +38,8 @@ pub struct Facts {
     pub cut_short: bool,
     /// Nanoseconds since boot since when the probes of its allocator are attached.
     pub probed_since_ns: u64,
-    /// The threshold as the daemon read it from the process's memory.
-    pub threshold: Option<Threshold>,
+    /// Its heap as the daemon last read it from the process's memory, or why it could not.
+    pub heap: Result<Option<Arc<Heap>>, String>,
 }
 
 impl Default for Facts {
@@ -52,7 +55,7 @@ impl Default for Facts {
             untold: Vec::new(),
             cut_short: false,
             probed_since_ns: 0,
-            threshold: None,
+            heap: Ok(None),
         }
     }
 }
@@ -66,6 +69,7 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
     let begun = slot.born == BORN_EXEC || slot.start_ns >= tracking_since_ns;
     let probed_late = facts.depth > Depth::Syscall && facts.probed_since_ns > slot.first_ns;
     let losses = losses(slot);
+    let heap = facts.heap.as_ref().ok().cloned().flatten();
     Process {
         id: ProcessId::of(slot),
         image_ns: slot.first_ns,
@@ -104,7 +108,9 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
             }),
         },
         functions: measured(Depth::Call).then(|| functions(row)),
-        threshold: threshold(slot).or(facts.threshold),
+        threshold: threshold(slot).or(heap.as_ref().map(|heap| heap.threshold)),
+        heap,
+        heap_unread: facts.heap.as_ref().err().cloned(),
         crossings: told(Origin::MmapCrossing).then(|| crossings(row, &told)),
         syscalls: Syscalls {
             mmap: syscall(row, Syscall::Mmap, &told),

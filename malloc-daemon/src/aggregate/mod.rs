@@ -8,6 +8,7 @@ use malloc_common::loss;
 
 use crate::collect::{RawImage, RawSnapshot};
 
+pub mod heap;
 mod image;
 pub mod incidents;
 pub mod model;

@@ -7,6 +7,8 @@ use malloc_common::depth::Depth;
 use malloc_common::function::Function;
 use malloc_common::loss::Loss;
 
+use super::heap::Heap;
+
 /// Everything the daemon knows at one moment. Immutable; shared with readers behind an `Arc`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
@@ -138,10 +140,23 @@ pub struct Process {
     pub functions: Option<Vec<FunctionCount>>,
     /// The mmap threshold; `None`: never read.
     pub threshold: Option<Threshold>,
+    /// Its heap as the daemon last read it from the process's memory; `None`: not read.
+    pub heap: Option<Arc<Heap>>,
+    /// Why reading it failed, when it was tried.
+    pub heap_unread: Option<String>,
     /// Chunks that `malloc` mapped; `None`: not measured.
     pub crossings: Option<Crossings>,
     /// All system calls of the process by which memory comes and goes.
     pub syscalls: Syscalls,
+}
+
+impl Process {
+    /// Milliseconds between the reading of its heap and the end of what its counts cover.
+    #[must_use]
+    pub fn heap_age_ms(&self) -> Option<u64> {
+        let until_ns = self.image_ns.saturating_add(self.observed_ms.saturating_mul(1_000_000));
+        Some(until_ns.saturating_sub(self.heap.as_ref()?.read_ns) / 1_000_000)
+    }
 }
 
 /// How an image ended.

@@ -8,11 +8,11 @@ use rustix::io::Errno;
 
 pub mod btf;
 pub mod checks;
-pub mod debug_files;
 pub mod file;
 pub mod kernel;
 pub mod link_map;
 pub mod maps;
+pub mod memory;
 pub mod mounts;
 pub mod process;
 pub mod tracefs;

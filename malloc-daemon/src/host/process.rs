@@ -83,6 +83,8 @@ pub struct Stat {
     pub state: State,
     /// The parent; 0 when it lies outside the pid namespace.
     pub parent: Pid,
+    /// Page faults of all its threads that needed no reading from a disk.
+    pub minor_faults: u64,
     /// CPU time of all its threads in user code, in clock ticks.
     pub user_ticks: u64,
     /// CPU time of all its threads in the kernel, in clock ticks.
@@ -271,6 +273,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
         comm,
         state: State::from_letter(*field(3)?.as_bytes().first()?),
         parent: pid_of(field(4)?)?,
+        minor_faults: field(10)?.parse().ok()?,
         user_ticks: field(14)?.parse().ok()?,
         system_ticks: field(15)?.parse().ok()?,
         threads: field(20)?.parse().ok()?,

@@ -1,15 +1,14 @@
 //! What the daemon knows of processes besides their counts, read from /proc when a process is first seen.
 
 use std::collections::HashMap;
-use std::os::unix::fs::FileExt;
 
 use malloc_common::abi::{BORN_EXEC, Series};
 use malloc_common::depth::{DEPTHS, Depth};
-use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD};
 
 use super::files::{Files, ProbedFile};
 use crate::aggregate::Facts;
-use crate::aggregate::model::{ProcessId, Threshold, ThresholdMode, ThresholdSource};
+use crate::aggregate::model::ProcessId;
+use crate::arenas::Place;
 use crate::collect::{RawImage, boot_ns};
 use crate::config::Subject;
 use crate::host::file::FileKey;
@@ -39,7 +38,8 @@ struct Reading {
     in_front: Vec<String>,
     /// Why there is none.
     no_allocator: Option<String>,
-    threshold: Option<Threshold>,
+    /// Where its allocator's variables lie.
+    place: Option<Place>,
 }
 
 /// Readings by pid.
@@ -78,7 +78,7 @@ impl Census {
         &mut self,
         images: &[RawImage],
         files: &mut dyn FnMut(Pid) -> Found,
-        probed: &dyn Fn(&Serving, Pid) -> Option<Threshold>,
+        placed: &dyn Fn(&Serving) -> Option<Place>,
     ) {
         let now = boot_ns();
         for image in images.iter().filter(|image| image.slot.end_ns == 0) {
@@ -91,7 +91,7 @@ impl Census {
                 Some(last) => last.allocator.is_none() && now.saturating_sub(image.slot.first_ns) < YOUNG_NS,
             };
             if due {
-                self.look(Pid(pid), files, probed);
+                self.look(Pid(pid), files, placed);
             }
         }
         if self.readings.len() > REMEMBERED {
@@ -101,12 +101,7 @@ impl Census {
     }
 
     /// Looks at one process now.
-    pub fn look(
-        &mut self,
-        pid: Pid,
-        files: &mut dyn FnMut(Pid) -> Found,
-        probed: &dyn Fn(&Serving, Pid) -> Option<Threshold>,
-    ) {
+    pub fn look(&mut self, pid: Pid, files: &mut dyn FnMut(Pid) -> Found, placed: &dyn Fn(&Serving) -> Option<Place>) {
         let Ok(Some(stat)) = process::stat(pid) else { return };
         if stat.state.has_ended() {
             return;
@@ -122,7 +117,7 @@ impl Census {
             allocator: serving.map(|serving| serving.key),
             also_mapped: serving.map(|serving| serving.also_mapped.clone()).unwrap_or_default(),
             in_front: serving.map(|serving| serving.in_front.clone()).unwrap_or_default(),
-            threshold: serving.and_then(|serving| probed(serving, pid)),
+            place: serving.and_then(placed),
             no_allocator: match found {
                 Ok(Some(_)) => None,
                 Ok(None) => Some("it maps no file that is known to hold malloc".to_owned()),
@@ -147,21 +142,30 @@ impl Census {
         Some((Subject { pid: pid.0, comm: &reading.comm, exe, cgroup }, reading.start_ticks))
     }
 
+    /// Where the allocator's variables lie in an image.
+    pub fn place(&self, row: &RawImage) -> Option<Place> {
+        self.reading(row)?.place
+    }
+
+    /// The last look at a process while it was this image.
+    fn reading(&self, row: &RawImage) -> Option<&Reading> {
+        let slot = &row.slot;
+        let (id, end_ns) = (ProcessId::of(slot), slot.end_ns);
+        // An image that began unseen was there before its first event; one that began with an exec was another then.
+        let since_ns = if slot.born == BORN_EXEC { slot.first_ns } else { 0 };
+        self.readings
+            .get(&id.pid)?
+            .iter()
+            .rev()
+            .find(|r| r.start_ticks == id.start_ticks && r.at_ns >= since_ns && (end_ns == 0 || r.at_ns <= end_ns))
+    }
+
     /// What is known of an image. `depth` is how deep it was meant to be probed.
     pub fn facts(&self, row: &RawImage, files: &Files, depth: Depth) -> Facts {
         let (slot, counted) = (&row.slot, counted_in_user_space(row));
         let id = ProcessId::of(slot);
         let end_ns = slot.end_ns;
-        let ticks = id.start_ticks;
-        // An image that began unseen was there before its first event; one that began with an exec was another then.
-        let since_ns = if slot.born == BORN_EXEC { slot.first_ns } else { 0 };
-        let reading = self.readings.get(&id.pid).and_then(|all| {
-            let mut own = all
-                .iter()
-                .rev()
-                .filter(|r| r.start_ticks == ticks && r.at_ns >= since_ns && (end_ns == 0 || r.at_ns <= end_ns));
-            own.next()
-        });
+        let reading = self.reading(row);
         // A process that ended before it was looked at is known by what its probes counted.
         let expected = || self.expected.filter(|(pid, _)| *pid == id.pid).map(|(_, key)| key);
         let allocator = match reading {
@@ -177,7 +181,6 @@ impl Census {
             facts.comm = Some(reading.comm.clone());
             facts.exe.clone_from(&reading.exe);
             facts.cgroup.clone_from(&reading.cgroup);
-            facts.threshold = reading.threshold;
         }
         if let Some(probed) = allocator.and_then(|key| files.get(&key)) {
             let (measured, since_ns, not_measured) = probed.measures(id.pid);
@@ -220,26 +223,4 @@ impl Census {
 
 fn counted_in_user_space(row: &RawImage) -> bool {
     row.histograms.iter().any(|(index, _)| *index <= Series::Crossing.index()) || row.slot.threshold_ns != 0
-}
-
-/// Reads the threshold from the memory of a process whose `mp_` lies at `address`. The process may write it meanwhile:
-/// each field is one aligned word.
-pub fn read_threshold(pid: Pid, address: u64, layout: malloc_common::site::MpLayout) -> Option<Threshold> {
-    let offsets = layout.offsets()?;
-    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).ok()?;
-    let mut bytes = [0; 128];
-    memory.read_exact_at(&mut bytes, address).ok()?;
-    let word =
-        |at: u32| bytes.get(at as usize..at as usize + 8).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes);
-    let half =
-        |at: u32| bytes.get(at as usize..at as usize + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
-    Some(Threshold {
-        bytes: word(MP_MMAP_THRESHOLD)?,
-        trim_bytes: word(MP_TRIM_THRESHOLD)?,
-        mode: if half(offsets.no_dyn_threshold)? == 0 { ThresholdMode::Dynamic } else { ThresholdMode::Pinned },
-        source: ThresholdSource::Memory,
-        raises: 0,
-        mmapped_chunks: half(offsets.n_mmaps)?.into(),
-        mmapped_bytes: word(offsets.mmapped_mem)?,
-    })
 }

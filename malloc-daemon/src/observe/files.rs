@@ -7,13 +7,14 @@ use malloc_common::depth::Depth;
 use malloc_common::function::Function;
 use malloc_common::site::Role;
 
-use super::cache::Cache;
+use super::census::Serving;
 use crate::aggregate::model::{Allocator, Probe, Verdict};
+use crate::arenas::{Links, Place};
 use crate::collect::boot_ns;
 use crate::host::file::{FileKey, Root, TargetFile};
 use crate::host::maps::Device;
 use crate::probes::{Attached, FileProbes, Object, Scope, Site, attach_file};
-use crate::targets::{AllocatorKind, ElfError, Hook, Located, folded};
+use crate::targets::{AllocatorKind, Contents, ElfError, Hook, Located, folded};
 
 /// Files that carry probes at one time. A host has one libc, and one for each distinct container image.
 pub const PROBED_FILES: usize = 256;
@@ -89,8 +90,6 @@ pub struct Files {
     by_inode: HashMap<MappedFile, Known>,
     /// Files refused for want of room.
     pub refused: u64,
-    /// What was found in files before.
-    pub cache: Cache,
 }
 
 /// Mapped inodes remembered at most; past that the memory starts anew. 65,536 x 160 bytes = 10 MiB.
@@ -115,6 +114,11 @@ impl Files {
         self.probed.get(key)
     }
 
+    /// Where the variables of the allocator that serves a process lie in it.
+    pub fn place(&self, serving: &Serving) -> Option<Place> {
+        self.get(&serving.key)?.place(serving.mapped_at, serving.mapped_offset)
+    }
+
     /// The only file, if there is exactly one.
     pub fn only(&self) -> Option<FileKey> {
         let mut keys = self.probed.keys();
@@ -134,7 +138,7 @@ impl Files {
             self.refused += 1;
             return Err(FileRefused::TooMany { path });
         }
-        let located = self.cache.locate(&file, root).map_err(|error| FileRefused::Content { path, error })?;
+        let located = Contents.locate(&file, root).map_err(|error| FileRefused::Content { path, error })?;
         let is_overlay = file.is_on_overlay();
         let same = self.probed.iter().find(|(other, held)| {
             (other.ino, other.size, other.mtime_ns) == (key.ino, key.size, key.mtime_ns)
@@ -342,12 +346,19 @@ impl ProbedFile {
         format!("{} ({}{version})", self.file.path.display(), kind.name())
     }
 
-    /// Where `mp_` lies in a process that maps the file's code `offset` at `address`.
-    pub fn mp_address(&self, address: u64, offset: u64) -> Option<u64> {
-        let mp = self.located.mp?;
-        let hook = self.located.hooks.first()?;
+    /// Where the allocator's variables lie in a process that maps the file's code `offset` at `address`.
+    fn place(&self, address: u64, offset: u64) -> Option<Place> {
+        let (located, hook) = (&self.located, self.located.hooks.first()?);
+        let mp = located.mp?;
         let bias = address.wrapping_sub(offset).wrapping_add(hook.file_offset).wrapping_sub(hook.vaddr);
-        Some(mp.vaddr.wrapping_add(bias))
+        Some(Place {
+            mp: mp.vaddr.wrapping_add(bias),
+            mp_layout: mp.layout,
+            main_arena: located.main_arena.map(|main| main.wrapping_add(bias)),
+            arena_layout: located.arena_layout,
+            links: located.version().and_then(Links::of_version),
+            code: address,
+        })
     }
 }
 

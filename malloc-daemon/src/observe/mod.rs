@@ -1,8 +1,8 @@
 //! Puts the parts together: loads, attaches, follows processes, collects. One owner, one thread.
 
-pub mod cache;
 mod census;
 mod files;
+mod heaps;
 mod naming;
 mod observer;
 mod options;

@@ -9,16 +9,16 @@ use std::time::Duration;
 use malloc_common::abi::{EVENT_EXEC, EVENT_MAPPED, Event, SLOT_EXITED};
 use malloc_common::depth::Depth;
 
-use super::cache::Cache;
-use super::census::{Census, Found, Serving, read_threshold};
+use super::census::{Census, Found};
 use super::files::{FileRefused, Files};
+use super::heaps::{Heaps, Pace};
 use super::naming::Naming;
 use super::options::{Options, Selection, StartError};
 use super::selected::Selected;
 use super::serving::serving;
 use crate::aggregate::incidents::{Incidents, StackId};
 use crate::aggregate::model::{DaemonCost, Host, NANOSECONDS_PER_TICK, Probe, Snapshot, Stack, Verdict};
-use crate::aggregate::{Aggregate, Moment};
+use crate::aggregate::{Aggregate, Facts, Moment};
 use crate::collect::{BpfCollector, Collector, EventSource, Events, RawImage, Samples, boot_ns};
 use crate::host::file::{FileKey, Root, open_in_root};
 use crate::host::process::{self, Pid};
@@ -65,6 +65,7 @@ pub struct Observer {
     object: Object,
     log: Option<KernelLog>,
     pub(super) census: Census,
+    heaps: Heaps,
     aggregate: Aggregate,
     tracking_since_ns: u64,
     window_since_ns: u64,
@@ -149,6 +150,7 @@ impl Observer {
             object,
             log,
             census: Census::default(),
+            heaps: Heaps::new(if options.selection == Selection::Chosen { Pace::CLOSE } else { Pace::WIDE }),
             aggregate: Aggregate::new(options.keep),
             tracking_since_ns: boot_ns(),
             window_since_ns: boot_ns(),
@@ -162,11 +164,6 @@ impl Observer {
             notes: Vec::new(),
             late: Vec::new(),
         })
-    }
-
-    /// What was found in files before, and where that is kept.
-    pub fn cache(&mut self) -> &mut Cache {
-        &mut self.files.cache
     }
 
     /// Counts a process that runs already and, from now on, its children: the window begins.
@@ -236,7 +233,8 @@ impl Observer {
     pub fn probe_process(&mut self, pid: u32, depth: Depth) -> Result<Option<FileKey>, String> {
         self.deep.insert(pid, depth);
         let found = self.serving(Pid(pid), Some((Scope::Process(pid), depth)))?;
-        self.census.look(Pid(pid), &mut |_| Ok(found.clone()), &|_, _| None);
+        let files = &self.files;
+        self.census.look(Pid(pid), &mut |_| Ok(found.clone()), &|serving| files.place(serving));
         Ok(found.map(|serving| serving.key))
     }
 
@@ -318,6 +316,11 @@ impl Observer {
         self.late = self.naming.finish(NAMING_PATIENCE);
     }
 
+    /// Reads the heaps of the processes that run, as they are now: before a last report.
+    pub fn finish_heaps(&mut self) {
+        self.heaps.finish();
+    }
+
     /// Looks at processes that executed a program or mapped code a moment ago, and at the files that carry probes;
     /// returns nanoseconds until the next look is due.
     pub fn look_at_new(&mut self) -> Option<u64> {
@@ -340,7 +343,7 @@ impl Observer {
             };
             let files = &self.files;
             let known = matches!(found, Ok(Some(_)));
-            self.census.look(look.pid, &mut |_| found.clone(), &|serving, pid| threshold(files, serving, pid));
+            self.census.look(look.pid, &mut |_| found.clone(), &|serving| files.place(serving));
             // A command may be over before its first stack is named.
             if known && self.options.selection == Selection::Chosen {
                 self.naming.note(look.pid.0);
@@ -387,11 +390,14 @@ impl Observer {
             probes: self.verdicts(),
             cost: self.cost(),
         };
-        let (census, files, depth) = (&self.census, &self.files, self.options.depth);
-        let snapshot = self.aggregate.apply(&raw, moment, &|row| census.facts(row, files, depth));
+        self.heaps.ask(&raw.images, &|row| self.census.place(row));
+        let (census, files, heaps, depth) = (&self.census, &self.files, &self.heaps, self.options.depth);
+        let facts = |row: &RawImage| Facts { heap: heaps.of(row), ..census.facts(row, files, depth) };
+        let snapshot = self.aggregate.apply(&raw, moment, &facts);
         // Only now: what an image counted is described by the probes that it had.
         if !ended.is_empty() {
             self.let_go(&ended);
+            self.heaps.forget(&ended);
         }
         self.last_collect_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         snapshot
@@ -411,7 +417,7 @@ impl Observer {
                     }
                 })
             },
-            &|serving, pid| threshold(*files.borrow(), serving, pid),
+            &|serving| files.borrow().place(serving),
         );
     }
 
@@ -465,12 +471,6 @@ impl Observer {
     pub fn probed(&self) -> usize {
         self.files.sites()
     }
-}
-
-fn threshold(files: &Files, serving: &Serving, pid: Pid) -> Option<crate::aggregate::model::Threshold> {
-    let probed = files.get(&serving.key)?;
-    let address = probed.mp_address(serving.mapped_at, serving.mapped_offset)?;
-    read_threshold(pid, address, probed.located.mp?.layout)
 }
 
 /// A library serves `malloc` by its name; the loader, which has a `malloc` of its own for its start, does not.

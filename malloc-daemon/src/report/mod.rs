@@ -2,7 +2,6 @@
 
 pub mod doctor;
 mod escape;
-pub mod inference;
 pub mod json;
 pub mod locate;
 pub mod prometheus;

@@ -8,6 +8,7 @@ use malloc_common::function::Function;
 use malloc_common::histogram::{bounds, bucket};
 use malloc_common::loss::Loss;
 
+use crate::aggregate::heap::{Arena, Free, FreeSizes, Heap};
 use crate::aggregate::model::*;
 
 /// Half a million `malloc`s, one crossing: every level measured.
@@ -57,6 +58,8 @@ pub(crate) fn sqlite() -> Process {
             mmapped_chunks: 1,
             mmapped_bytes: 1_052_672,
         }),
+        heap: Some(Arc::new(heap())),
+        heap_unread: None,
         crossings: Some(Crossings {
             count: Count { calls: 1, bytes: 1_052_672 },
             sizes: buckets(&[(1_052_672, 1)]),
@@ -64,6 +67,54 @@ pub(crate) fn sqlite() -> Process {
             ends: Some(ChunkEnds::default()),
         }),
         syscalls: syscalls(true),
+    }
+}
+
+/// Two arenas; the second changed while its bins were walked.
+pub(crate) fn heap() -> Heap {
+    let main = Arena {
+        is_main: true,
+        system_bytes: 22_032_384,
+        max_system_bytes: 24_000_000,
+        top_bytes: 90_112,
+        top_resident_bytes: Some(40_960),
+        threads: 1,
+        free: Some(Free {
+            chunks: 13,
+            bytes: 2_100_064,
+            complete: true,
+            sizes: vec![
+                FreeSizes { lo: 64, hi: 79, chunks: 1, bytes: 64, absent_bytes: 0 },
+                FreeSizes { lo: 163_840, hi: 196_607, chunks: 12, bytes: 2_100_000, absent_bytes: 100_000 },
+            ],
+        }),
+    };
+    let other = Arena {
+        is_main: false,
+        system_bytes: 135_168,
+        max_system_bytes: 135_168,
+        free: Some(Free { complete: false, ..Free::default() }),
+        ..main.clone()
+    };
+    Heap {
+        read_ns: 1_234_560_000_100 + 741_000_000,
+        took_us: 180,
+        threshold: Threshold {
+            bytes: 131_072,
+            trim_bytes: 131_072,
+            mode: ThresholdMode::Dynamic,
+            source: ThresholdSource::Memory,
+            raises: 0,
+            mmapped_chunks: 1,
+            mmapped_bytes: 1_052_672,
+        },
+        top_pad: 131_072,
+        max_mmapped_bytes: 1_052_672,
+        arenas: vec![main, other],
+        every_arena: true,
+        not_read: None,
+        resident_bytes: Some(30_123_008),
+        minor_faults: Some(7_100),
     }
 }
 
@@ -83,6 +134,7 @@ pub(crate) fn at_depth_syscall() -> Process {
         funnel: Funnel::default(),
         functions: None,
         threshold: None,
+        heap: None,
         crossings: None,
         syscalls: syscalls(false),
         ..sqlite()

@@ -10,8 +10,7 @@ pub mod decode;
 pub mod discover;
 pub mod elf;
 #[cfg(test)]
-pub(crate) mod fixture;
-pub mod identity;
+mod fixture;
 pub mod locate;
 pub mod sites;
 mod slots;
@@ -20,8 +19,7 @@ pub mod usdt;
 
 pub use contents::Contents;
 pub use elf::{BuildId, ElfError};
-pub use identity::{ContentId, Digest};
-pub use locate::{AllocatorKind, Hook, Inference, Located, analyse, folded, locate};
+pub use locate::{AllocatorKind, Hook, Located, analyse, folded, locate};
 pub use malloc_common::depth::Depth;
 
 /// What discovery asks of the content of a file. A file that is no ELF file, or a malformed one, has none of it.

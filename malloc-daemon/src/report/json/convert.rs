@@ -7,6 +7,7 @@ use malloc_common::loss;
 
 use super::document as doc;
 use super::document::{ByOrigin, Text};
+use super::heap;
 use crate::aggregate::model::{
     Allocator, Bucket, Count, Crossings, End, FunctionCount, Funnel, Host, LossReason, Process, SyscallCount, Syscalls,
     Threshold, ThresholdMode, ThresholdSource, Window,
@@ -47,7 +48,6 @@ pub(super) fn process(process: &Process) -> doc::Process<'_> {
     doc::Process {
         pid: process.id.pid,
         start_time_ticks: process.id.start_ticks,
-        image_ns: process.image_ns,
         comm: text(&process.comm),
         exe: maybe(process.exe.as_deref()),
         cgroup: maybe(process.cgroup.as_deref()),
@@ -69,6 +69,11 @@ pub(super) fn process(process: &Process) -> doc::Process<'_> {
             .as_ref()
             .map(|functions| functions.iter().map(|counted| function(counted, process.allocator.as_ref())).collect()),
         threshold: process.threshold.as_ref().map(threshold),
+        heap: heap::heap(process),
+        arenas: heap::arenas(process),
+        heap_unread: maybe(
+            process.heap_unread.as_deref().or(process.heap.as_ref().and_then(|heap| heap.not_read.as_deref())),
+        ),
         crossings: process.crossings.as_ref().map(|counted| crossings(counted, &process.syscalls)),
         syscalls: syscalls(&process.syscalls),
     }
@@ -79,7 +84,6 @@ pub(super) fn listed(process: &Process) -> doc::ListedProcess<'_> {
     doc::ListedProcess {
         pid: process.id.pid,
         start_time_ticks: process.id.start_ticks,
-        image_ns: process.image_ns,
         comm: text(&process.comm),
         exe: maybe(process.exe.as_deref()),
         cgroup: maybe(process.cgroup.as_deref()),

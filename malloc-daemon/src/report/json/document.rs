@@ -36,31 +36,6 @@ pub struct Snapshot<'a> {
     pub processes_dropped: u64,
 }
 
-/// `/v1/snapshot?since=`: the snapshot document with the processes that changed, and what that is a difference to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Difference<'a> {
-    /// The document; `processes` are those that changed, or all.
-    #[serde(flatten)]
-    pub snapshot: Snapshot<'a>,
-    /// The sequence that was asked for.
-    pub since: u64,
-    /// `processes` are all: that sequence is unknown or too old.
-    pub whole: bool,
-    /// Images that are no longer there; empty when `whole`.
-    pub gone: Vec<Gone>,
-}
-
-/// An image of a process that is no longer there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Gone {
-    /// Process id.
-    pub pid: u32,
-    /// Start in clock ticks since boot.
-    pub start_time_ticks: u64,
-    /// When the image was first seen, nanoseconds since boot.
-    pub image_ns: u64,
-}
-
 /// `/v1/processes`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProcessList<'a> {
@@ -198,8 +173,6 @@ pub struct Process<'a> {
     pub pid: u32,
     /// Start in clock ticks since boot: with `pid` its identity.
     pub start_time_ticks: u64,
-    /// When this image was first seen, nanoseconds since boot: tells images of one process apart.
-    pub image_ns: u64,
     /// The name it gave itself.
     pub comm: Text<'a>,
     /// Path of the executable.
@@ -228,6 +201,12 @@ pub struct Process<'a> {
     pub functions: Option<Vec<Function<'a>>>,
     /// The mmap threshold.
     pub threshold: Option<Threshold<'a>>,
+    /// What its arenas hold together; `null`: not read.
+    pub heap: Option<super::heap::Heap>,
+    /// The arenas, the main one first; `null`: not read.
+    pub arenas: Option<Vec<super::heap::Arena>>,
+    /// Why they were not read, when it was tried.
+    pub heap_unread: Option<Text<'a>>,
     /// Chunks that `malloc` mapped.
     pub crossings: Option<Crossings>,
     /// All system calls of the process by which memory comes and goes.
@@ -241,8 +220,6 @@ pub struct ListedProcess<'a> {
     pub pid: u32,
     /// Start in clock ticks since boot: with `pid` its identity.
     pub start_time_ticks: u64,
-    /// When this image was first seen, nanoseconds since boot: tells images of one process apart.
-    pub image_ns: u64,
     /// The name it gave itself.
     pub comm: Text<'a>,
     /// Path of the executable.

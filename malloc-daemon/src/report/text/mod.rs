@@ -3,6 +3,7 @@
 mod chunks;
 mod functions;
 mod funnel;
+mod heap;
 mod histogram;
 mod incidents;
 mod losses;
@@ -90,7 +91,7 @@ impl Style {
 pub fn render(snapshot: &Snapshot, style: Style) -> String {
     let mut out = String::new();
     let (mut busy, idle): (Vec<&Arc<Process>>, Vec<_>) =
-        snapshot.processes.iter().partition(|process| anything_counted(process));
+        snapshot.processes.iter().partition(|process| anything_counted(process) || is_all_there_is(snapshot, process));
     busy.sort_by_key(|process| (Reverse(weight(process)), process.id, process.image_ns));
     for process in busy.iter().take(BLOCKS) {
         block(&mut out, snapshot, process, style);
@@ -127,6 +128,7 @@ fn block(out: &mut String, snapshot: &Snapshot, process: &Process, style: Style)
     functions::render(out, process, style);
     threshold(out, process.threshold.as_ref(), style);
     chunks::render(out, process, style);
+    heap::render(out, process, style);
     incidents::render(out, snapshot, process, style);
     syscalls::render(out, &process.syscalls, style);
     losses::of_process(out, process, style);
@@ -206,6 +208,11 @@ fn weight(process: &Process) -> u64 {
         || [&s.mmap, &s.munmap, &s.mremap, &s.brk].iter().fold(0u64, |sum, call| sum.saturating_add(call.calls)),
         |level| level.calls,
     )
+}
+
+/// Who asks for one process wants to see its heap even when nothing happened.
+fn is_all_there_is(snapshot: &Snapshot, process: &Process) -> bool {
+    snapshot.processes.len() == 1 && process.heap.is_some()
 }
 
 fn anything_counted(process: &Process) -> bool {
