@@ -19,6 +19,9 @@ pub struct Cli {
     /// Say more on standard error (twice: everything).
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// Look for separate debug files (DIR/.build-id/XX/YYYY.debug) here before /usr/lib/debug. May be repeated.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub debug_dir: Vec<PathBuf>,
 }
 
 /// The subcommands.
@@ -67,6 +70,9 @@ pub struct Serve {
     /// Time between two snapshots [default: 1s].
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub interval: Option<Duration>,
+    /// Keep what was inferred of stripped libcs here from one start to the next [default: $CACHE_DIRECTORY, if set].
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
 }
 
 /// `check-config`

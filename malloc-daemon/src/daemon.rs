@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -37,6 +38,8 @@ pub struct Wishes {
     pub deep: Deep,
     /// Time between two snapshots.
     pub interval: Duration,
+    /// Where inferences outlive the daemon.
+    pub cache_dir: Option<PathBuf>,
 }
 
 /// The observing thread; stopping it detaches every probe.
@@ -133,11 +136,17 @@ fn observe(mut wishes: Wishes, posts: &Posts) -> Result<(), StartError> {
         capacities: Capacities::default(),
         keep: Keep { ended_ns: ENDED_NS, ended_images: ENDED_IMAGES },
     })?;
+    if let Some(path) = &wishes.cache_dir
+        && let Err(error) = observer.cache().keep_in(path)
+    {
+        tracing::warn!(%error, "nothing is kept from one start to the next");
+    }
     observer.probe_everything()?;
     select(&mut observer, &wishes.deep);
     let first = observer.collect();
     observer.probe_selected(&first);
-    tracing::info!(depth = %wishes.depth, groups = observer.probed(), "probes are attached");
+    let cache = observer.cache().counts;
+    tracing::info!(depth = %wishes.depth, groups = observer.probed(), ?cache, "probes are attached");
     // What the selected processes are probed for is in what is shown first.
     posts.snapshots.send_replace(Arc::new(observer.collect()));
     posts.readiness.send_replace(Readiness::Ready);

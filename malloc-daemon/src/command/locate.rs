@@ -4,17 +4,20 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
+use object::ReadCache;
 use rustix::io::Errno;
 
 use super::subject::handle;
 use super::{INCOMPLETE, write_output};
 use crate::cli::Locate;
 use crate::host::HostError;
-use crate::host::file::{FileError, Root, TargetFile, debug_file, open_in_root};
+use crate::host::debug_files::debug_file;
+use crate::host::file::{FileError, Root, TargetFile, open_in_root};
 use crate::host::process::{self, Pid};
 use crate::report::locate::{self as report, OtherFile, Process, Subject};
 use crate::report::printable;
 use crate::targets::discover::{Candidate, candidates};
+use crate::targets::locate::{Evidence, evidence};
 use crate::targets::symbols::Source;
 use crate::targets::{Contents, ElfError, Located};
 
@@ -23,31 +26,32 @@ const LONG: usize = 1024;
 
 /// Looks and reports.
 pub fn run(args: &Locate) -> anyhow::Result<ExitCode> {
-    let (subject, located) = match (&args.what.file, args.what.pid) {
+    let (subject, located, evidence) = match (&args.what.file, args.what.pid) {
         (Some(path), _) => of_file(path)?,
         (None, Some(pid)) => of_process(pid)?,
         (None, None) => bail!("name a file or a process"),
     };
-    let document = report::document(&subject, &located);
+    let document = report::document(&subject, &located, &evidence);
     let bytes = if args.json { report::json(&document) } else { report::text(&document).into_bytes() };
     write_output(Path::new("-"), &bytes)?;
     Ok(if document.complete { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) })
 }
 
-fn of_file(path: &Path) -> anyhow::Result<(Subject, Located)> {
+fn of_file(path: &Path) -> anyhow::Result<(Subject, Located, Evidence)> {
     let absolute = std::path::absolute(path).with_context(|| format!("{}: no such path", path.display()))?;
     let file = open_in_root(Root::Host, &absolute).map_err(|error| cannot_open(path, error))?;
     let file = file.with_context(|| format!("there is no file {}; name a library or an executable", path.display()))?;
-    let located = Contents.locate(&file, Root::Host).map_err(|error| anyhow!("{}", refusal(path, &error)))?;
+    let shown = Contents.show(&file, Root::Host);
+    let (located, evidence) = shown.map_err(|error| anyhow!("{}", refusal(path, &error)))?;
     if located.hooks.is_empty() {
         bail!("{} defines no malloc; name the file that does, usually the libc that it loads", path.display());
     }
     let subject =
         Subject { path: absolute.display().to_string(), debug_file: used(&located, Root::Host), process: None };
-    Ok((subject, located))
+    Ok((subject, located, evidence))
 }
 
-fn of_process(pid: u32) -> anyhow::Result<(Subject, Located)> {
+fn of_process(pid: u32) -> anyhow::Result<(Subject, Located, Evidence)> {
     // Held to the end: the number cannot pass to another process meanwhile.
     let _held = handle(pid)?;
     let gone = || anyhow!("process {pid} has ended");
@@ -98,7 +102,9 @@ fn of_process(pid: u32) -> anyhow::Result<(Subject, Located)> {
         other_files,
     };
     let debug_file = used(&located, root);
-    Ok((Subject { path: candidate.path.display().to_string(), debug_file, process: Some(process) }, located))
+    let evidence = evidence(&ReadCache::new(candidate.file.reader()), &located)?;
+    let subject = Subject { path: candidate.path.display().to_string(), debug_file, process: Some(process) };
+    Ok((subject, located, evidence))
 }
 
 /// An allocator of another kind serves instead of the C library's, wherever it lies: as the observer has it.
@@ -149,7 +155,7 @@ fn refusal(path: &Path, error: &ElfError) -> String {
     match error {
         ElfError::NotElf => format!("{path} is no ELF file; name a library or an executable"),
         ElfError::ThirtyTwoBit => format!("{path} is a 32-bit program; only 64-bit programs are supported"),
-        ElfError::UnsupportedMachine { .. } => format!("{path}: {error}; only x86_64 is supported"),
+        ElfError::UnsupportedMachine { .. } => format!("{path}: {error}; only x86_64 and aarch64 are decoded"),
         ElfError::Malformed { .. } => format!("{path}: {error}; it may be truncated, so install it anew"),
         ElfError::TooLarge { .. } => format!("{path}: {error}"),
     }

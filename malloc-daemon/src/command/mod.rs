@@ -1,12 +1,13 @@
 //! The subcommands, one file each, and what they share.
 
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use malloc_common::depth::Depth;
 
 use crate::cli::{Cli, Command};
+use crate::host::debug_files;
 use crate::report::text::Style;
 
 mod check_config;
@@ -34,7 +35,7 @@ pub const BAD_CONFIGURATION: u8 = 78;
 /// Runs a subcommand; an error becomes one sentence on standard error.
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
-    let result = match cli.command {
+    let result = with_debug_directories(&cli.debug_dir).and_then(|()| match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::CheckConfig(args) => check_config::run(&args),
         Command::Record(args) => record::run(&args),
@@ -44,12 +45,23 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Completions(args) => completions::run(&args),
         Command::Manual(args) => manual::run(&args),
         Command::Gate(args) => gate::run(&args),
-    };
+    });
     result.unwrap_or_else(|error| {
         eprintln!("malloc-daemon: {error:#}");
         let is_configuration = error.downcast_ref::<crate::config::ConfigError>().is_some();
         ExitCode::from(if is_configuration { BAD_CONFIGURATION } else { COULD_NOT_RUN })
     })
+}
+
+fn with_debug_directories(named: &[PathBuf]) -> anyhow::Result<()> {
+    use anyhow::{Context, ensure};
+    let absolute = named.iter().map(|path| {
+        let path = std::path::absolute(path).with_context(|| format!("--debug-dir {}", path.display()))?;
+        ensure!(path.is_dir(), "--debug-dir {}: there is no such directory", path.display());
+        Ok(path)
+    });
+    debug_files::look_first_in(absolute.collect::<anyhow::Result<_>>()?);
+    Ok(())
 }
 
 /// How text is written to a terminal or a file.

@@ -1,5 +1,6 @@
 //! `serve`: observes all processes and answers HTTP requests until stopped.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use crate::cli::Serve;
 use crate::config::{Config, Loaded, Source};
 use crate::daemon::{Observing, Wishes};
 use crate::http::{Access, Api, Limits, Listen, Listener, Readiness, Sources, serve};
+use crate::observe::cache::Folder;
 use crate::observe::unix_ms;
 use crate::report::prometheus::Totals;
 
@@ -25,17 +27,17 @@ pub fn run(args: &Serve) -> anyhow::Result<ExitCode> {
         .max_blocking_threads(4)
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(service(source, loaded))
+    runtime.block_on(service(source, loaded, cache_folder(args)?))
 }
 
-async fn service(source: Source, loaded: Loaded) -> anyhow::Result<ExitCode> {
+async fn service(source: Source, loaded: Loaded, cache_dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
     let Loaded { config, references } = loaded;
     // The address first: a port that is taken must not cost the observed programs anything.
     let listeners = listeners(&config, references.socket).await?;
-    let observing = Observing::start(wishes(&config)).context("cannot start observing")?;
+    let observing = Observing::start(Wishes { cache_dir, ..wishes(&config) }).context("cannot start observing")?;
     for listener in &listeners {
         match listener.listen() {
             Listen::Tcp(address) if references.access.tls.is_some() => eprintln!("listening on https://{address}"),
@@ -95,7 +97,7 @@ async fn failure(readiness: &mut watch::Receiver<Readiness>) {
 }
 
 fn wishes(config: &Config) -> Wishes {
-    Wishes { depth: config.depth, deep: config.deep.clone(), interval: config.interval }
+    Wishes { depth: config.depth, deep: config.deep.clone(), interval: config.interval, cache_dir: None }
 }
 
 fn in_force(source: &Source) -> Configuration {
@@ -141,4 +143,16 @@ impl Running {
         tracing::info!("the configuration is reloaded");
         Ok(())
     }
+}
+
+/// The folder that was named, which has to be usable, or the one that systemd made for this service.
+fn cache_folder(args: &Serve) -> anyhow::Result<Option<PathBuf>> {
+    if let Some(path) = &args.cache_dir {
+        Folder::open(path).context("--cache-dir")?;
+        return Ok(Some(path.clone()));
+    }
+    let by_systemd = std::env::var_os("CACHE_DIRECTORY");
+    // Several are separated by colons; the first is this service's own.
+    let first = by_systemd.as_ref().and_then(|paths| std::env::split_paths(paths).next());
+    Ok(first.filter(|path| path.is_absolute()))
 }

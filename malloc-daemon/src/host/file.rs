@@ -195,23 +195,6 @@ pub fn open_exe(pid: Pid, name: &Path) -> Result<Option<TargetFile>, FileError> 
     open_link(pid, "exe", name)
 }
 
-/// The separate debug file for a build id (lower-case hexadecimal), where distributions install it: looked for below
-/// the process's root and then below this daemon's, for debug packages are seldom installed in containers.
-///
-/// # Errors
-/// [`FileError`] of the last place looked at; `None` when there is none, or `build_id_hex` is no build id.
-pub fn debug_file(build_id_hex: &str, root: Root) -> Result<Option<TargetFile>, FileError> {
-    let is_build_id = (4..=128).contains(&build_id_hex.len())
-        && build_id_hex.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit));
-    let Some((first, rest)) = is_build_id.then(|| build_id_hex.split_at_checked(2)).flatten() else { return Ok(None) };
-    let path = PathBuf::from(format!("/usr/lib/debug/.build-id/{first}/{rest}.debug"));
-    match open_in_root(root, &path) {
-        Ok(Some(file)) => Ok(Some(file)),
-        _ if root != Root::Host => open_in_root(Root::Host, &path),
-        other => other,
-    }
-}
-
 /// Follows one of the links of /proc/PID, which lead to the file itself and not to its path.
 fn open_link(pid: Pid, link: &str, name: &Path) -> Result<Option<TargetFile>, FileError> {
     let link = PathBuf::from(format!("/proc/{pid}/{link}"));
@@ -360,13 +343,6 @@ mod tests {
         let running = std::env::current_exe().unwrap();
         let by_link = open_exe(Pid(std::process::id()), &running).unwrap().unwrap();
         assert_eq!(by_link.key, open_in_root(own(), &running).unwrap().unwrap().key);
-    }
-
-    #[test]
-    fn what_is_no_build_id_leads_to_no_file() {
-        for text in ["", "ab", "../../etc/passwd", "ABCDEF", "93ac/../x", "é93ac"] {
-            assert!(debug_file(text, Root::Host).unwrap().is_none(), "{text}");
-        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 pub mod btf;
 pub mod checks;
+pub mod debug_files;
 pub mod file;
 pub mod kernel;
 pub mod link_map;

@@ -1,7 +1,9 @@
 //! Answers over HTTP: the current snapshot to whoever is allowed to ask; nothing here touches the kernel.
 
 mod access;
+mod changes;
 mod listen;
+mod negotiate;
 mod pages;
 mod router;
 mod serve;
@@ -12,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use self::changes::Changes;
 use self::pages::Pages;
 use crate::aggregate::model::{Configuration, Snapshot};
 use crate::report::prometheus::Totals;
@@ -67,6 +70,9 @@ pub struct Api {
     sources: Sources,
     pages: Arc<Mutex<Arc<Pages>>>,
     totals: Arc<Mutex<Totals>>,
+    changes: Arc<Mutex<Changes>>,
+    /// Tells answers of this run from those of another, in which the sequences are others.
+    run: u64,
     version: Arc<str>,
 }
 
@@ -92,6 +98,8 @@ impl Api {
             sources,
             pages: Arc::new(Mutex::new(Arc::new(pages))),
             totals: Arc::new(Mutex::new(totals)),
+            changes: Arc::default(),
+            run: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0),
             version: Arc::from(version),
         }
     }

@@ -1,8 +1,12 @@
-//! Answers that everyone gets alike: made once for each snapshot, off the reactor when they are large.
+//! Answers that everyone gets alike: made once for each snapshot, packed once, off the reactor when they are large.
 
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use tokio::sync::OnceCell;
 
 use super::Api;
@@ -12,33 +16,63 @@ use crate::report::prometheus::{self, Format};
 
 /// Processes up to which an answer is made on the reactor: about a millisecond of work.
 const SMALL: usize = 64;
+/// Bytes up to which an answer is not worth packing: it fits one packet.
+const PACKED_FROM: usize = 1_400;
+/// Differences kept ready for one snapshot: clients that ask at the same pace ask for the same one.
+const DIFFERENCES: usize = 8;
 
 /// An answer that depends on nothing but the snapshot.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Page {
     Snapshot,
+    Since(u64),
     Processes,
     Metrics(Format),
+}
+
+/// An answer as it is and packed.
+#[derive(Debug, Default)]
+pub(super) struct Body {
+    plain: OnceCell<Bytes>,
+    gzip: OnceCell<Bytes>,
 }
 
 /// One snapshot and the answers made from it so far.
 #[derive(Debug)]
 pub(super) struct Pages {
-    snapshot: Arc<Snapshot>,
-    snapshot_page: OnceCell<Bytes>,
-    processes: OnceCell<Bytes>,
-    classic: OnceCell<Bytes>,
-    open_metrics: OnceCell<Bytes>,
+    pub snapshot: Arc<Snapshot>,
+    whole: Arc<Body>,
+    processes: Arc<Body>,
+    classic: Arc<Body>,
+    open_metrics: Arc<Body>,
+    differences: Mutex<BTreeMap<u64, Arc<Body>>>,
 }
 
 impl Pages {
     pub(super) fn of(snapshot: Arc<Snapshot>) -> Self {
         Self {
             snapshot,
-            snapshot_page: OnceCell::new(),
-            processes: OnceCell::new(),
-            classic: OnceCell::new(),
-            open_metrics: OnceCell::new(),
+            whole: Arc::default(),
+            processes: Arc::default(),
+            classic: Arc::default(),
+            open_metrics: Arc::default(),
+            differences: Mutex::default(),
+        }
+    }
+
+    fn body(&self, page: Page) -> Arc<Body> {
+        match page {
+            Page::Snapshot => Arc::clone(&self.whole),
+            Page::Processes => Arc::clone(&self.processes),
+            Page::Metrics(Format::Classic) => Arc::clone(&self.classic),
+            Page::Metrics(Format::OpenMetrics) => Arc::clone(&self.open_metrics),
+            Page::Since(since) => {
+                let mut kept = lock(&self.differences);
+                if kept.len() >= DIFFERENCES && !kept.contains_key(&since) {
+                    return Arc::default();
+                }
+                Arc::clone(kept.entry(since).or_default())
+            }
         }
     }
 }
@@ -48,18 +82,18 @@ impl Api {
         Arc::clone(&self.sources.snapshots.borrow())
     }
 
-    /// The answer; several who ask at once share the work.
-    pub(super) async fn page(&self, page: Page) -> Bytes {
-        let pages = self.pages();
-        let cell = match page {
-            Page::Snapshot => &pages.snapshot_page,
-            Page::Processes => &pages.processes,
-            Page::Metrics(Format::Classic) => &pages.classic,
-            Page::Metrics(Format::OpenMetrics) => &pages.open_metrics,
-        };
+    /// The answer, and whether it is packed; several who ask at once share the work.
+    pub(super) async fn page(&self, pages: &Arc<Pages>, page: Page, takes_gzip: bool) -> (Bytes, bool) {
+        let body = pages.body(page);
         let (api, snapshot) = (self.clone(), Arc::clone(&pages.snapshot));
         let processes = snapshot.processes.len();
-        cell.get_or_init(|| off_reactor(processes, move || Bytes::from(api.render(page, &snapshot)))).await.clone()
+        let made = body.plain.get_or_init(|| off_reactor(processes, move || Bytes::from(api.render(page, &snapshot))));
+        let plain = made.await.clone();
+        if !takes_gzip || plain.len() < PACKED_FROM {
+            return (plain, false);
+        }
+        let packed = body.gzip.get_or_init(|| off_reactor(processes, move || pack(&plain)));
+        (packed.await.clone(), true)
     }
 
     /// Adds each snapshot to the sums of the metrics, until no more come.
@@ -68,7 +102,11 @@ impl Api {
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             let api = self.clone();
-            off_reactor(snapshot.processes.len(), move || lock(&api.totals).feed(&snapshot)).await;
+            off_reactor(snapshot.processes.len(), move || {
+                lock(&api.totals).feed(&snapshot);
+                lock(&api.changes).feed(&snapshot);
+            })
+            .await;
             if snapshots.changed().await.is_err() {
                 return;
             }
@@ -78,6 +116,11 @@ impl Api {
     fn render(&self, page: Page, snapshot: &Snapshot) -> Vec<u8> {
         match page {
             Page::Snapshot => json::to_vec(&json::snapshot(snapshot)),
+            Page::Since(since) => {
+                let difference = lock(&self.changes).since(since, snapshot);
+                let known = difference.as_ref().map(|known| (known.changed.as_slice(), known.gone.as_slice()));
+                json::to_vec(&json::difference(snapshot, since, known))
+            }
             Page::Processes => json::to_vec(&json::process_list(snapshot)),
             Page::Metrics(format) => {
                 let mut totals = lock(&self.totals);
@@ -88,7 +131,7 @@ impl Api {
     }
 
     /// Those of the current snapshot.
-    fn pages(&self) -> Arc<Pages> {
+    pub(super) fn pages(&self) -> Arc<Pages> {
         let snapshot = self.snapshot();
         let mut pages = lock(&self.pages);
         if !Arc::ptr_eq(&pages.snapshot, &snapshot) {
@@ -96,6 +139,14 @@ impl Api {
         }
         Arc::clone(&pages)
     }
+}
+
+/// The fastest level: whoever asks, the daemon's own cost is what counts.
+fn pack(plain: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 8), Compression::fast());
+    // Writing to a Vec cannot fail.
+    let _ = encoder.write_all(plain);
+    Bytes::from(encoder.finish().unwrap_or_default())
 }
 
 /// Runs `work` where it holds nobody up.

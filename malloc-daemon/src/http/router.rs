@@ -13,6 +13,7 @@ use axum::response::Response;
 use axum::routing::get;
 use tokio::sync::watch;
 
+use super::negotiate;
 use super::pages::{Page, off_reactor};
 use super::{Access, Api, Listen, Readiness};
 use crate::report::json::{self, incidents::Selection};
@@ -114,7 +115,7 @@ async fn admit(State(door): State<Arc<Door>>, request: Request, next: Next) -> R
         answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return answer;
     }
-    let takes_query = INCIDENTS.contains(&request.uri().path());
+    let takes_query = TAKE_QUERY.contains(&request.uri().path());
     if let Some(query) = request.uri().query().filter(|query| !query.is_empty() && !takes_query) {
         let parameter = query.split(['&', '=']).next().unwrap_or_default();
         let message = format!("there is no query parameter {:?} here", printable(parameter, 64));
@@ -130,12 +131,66 @@ async fn index() -> Response {
     answer
 }
 
-async fn snapshot(State(api): State<Api>) -> Response {
-    answer(StatusCode::OK, JSON, api.page(Page::Snapshot).await)
+async fn snapshot(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Response {
+    let since = match since(uri.query().unwrap_or_default()) {
+        Ok(since) => since,
+        Err(message) => return failure(StatusCode::BAD_REQUEST, "bad_request", &message),
+    };
+    shown(&api, since.map_or(Page::Snapshot, Page::Since), JSON, &headers).await
 }
 
-async fn processes(State(api): State<Api>) -> Response {
-    answer(StatusCode::OK, JSON, api.page(Page::Processes).await)
+async fn processes(State(api): State<Api>, headers: HeaderMap) -> Response {
+    shown(&api, Page::Processes, JSON, &headers).await
+}
+
+/// A page of the current snapshot, unless the client has it.
+async fn shown(api: &Api, page: Page, media_type: &'static str, headers: &HeaderMap) -> Response {
+    let pages = api.pages();
+    let varies = if matches!(page, Page::Metrics(_)) { "accept, accept-encoding" } else { "accept-encoding" };
+    let kind = if let Page::Metrics(Format::OpenMetrics) = page { "o" } else { "" };
+    let tag = format!("\"{:016x}-{}{kind}\"", api.run, pages.snapshot.sequence);
+    // The tags of the packed answer and the plain one are two: caches keep them apart.
+    let packed_tag = format!("{}z\"", tag.trim_end_matches('"'));
+    let mut answer = if negotiate::has(headers, &tag) || negotiate::has(headers, &packed_tag) {
+        let held = if negotiate::has(headers, &tag) { &tag } else { &packed_tag };
+        let mut answer = Response::new(Body::empty());
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+        tagged(&mut answer, held);
+        answer
+    } else {
+        let (body, packed) = api.page(&pages, page, negotiate::takes_gzip(headers)).await;
+        let mut answer = answer(StatusCode::OK, media_type, body);
+        tagged(&mut answer, if packed { &packed_tag } else { &tag });
+        if packed {
+            answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        answer
+    };
+    // May be kept, and is asked for again each time.
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    answer.headers_mut().insert(header::VARY, HeaderValue::from_static(varies));
+    answer
+}
+
+fn tagged(answer: &mut Response, tag: &str) {
+    if let Ok(tag) = HeaderValue::from_str(tag) {
+        answer.headers_mut().insert(header::ETAG, tag);
+    }
+}
+
+/// `since=42`, at most once.
+fn since(query: &str) -> Result<Option<u64>, String> {
+    let mut parts = query.split('&').filter(|part| !part.is_empty());
+    let Some(part) = parts.next() else { return Ok(None) };
+    let (name, value) = part.split_once('=').unwrap_or((part, ""));
+    if name != "since" {
+        return Err(format!("there is no query parameter {:?} here: since is", printable(name, 64)));
+    }
+    if parts.next().is_some() {
+        return Err("since stands alone".to_owned());
+    }
+    let wrong = || format!("{:?} is no sequence of a snapshot: a whole number", printable(value, 64));
+    value.parse().map(Some).map_err(|_| wrong())
 }
 
 async fn process(State(api): State<Api>, pid: Result<Path<String>, PathRejection>) -> Response {
@@ -151,8 +206,8 @@ async fn process(State(api): State<Api>, pid: Result<Path<String>, PathRejection
     }
 }
 
-/// Paths that take `?pid=` and `?limit=`.
-const INCIDENTS: [&str; 2] = ["/v1/raises", "/v1/crossings"];
+/// Paths that take a query.
+const TAKE_QUERY: [&str; 3] = ["/v1/snapshot", "/v1/raises", "/v1/crossings"];
 
 async fn raises(State(api): State<Api>, uri: Uri) -> Response {
     match selection(uri.query().unwrap_or_default()) {
@@ -201,9 +256,7 @@ async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Response {
     let accepted = |value: &HeaderValue| value.to_str().is_ok_and(|v| Format::from_accept(v) == Format::OpenMetrics);
     let open = headers.get_all(header::ACCEPT).iter().any(accepted);
     let format = if open { Format::OpenMetrics } else { Format::Classic };
-    let mut answer = answer(StatusCode::OK, format.media_type(), api.page(Page::Metrics(format)).await);
-    answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
-    answer
+    shown(&api, Page::Metrics(format), format.media_type(), &headers).await
 }
 
 async fn healthz(State(api): State<Api>) -> Response {
@@ -262,6 +315,14 @@ mod tests {
         assert_eq!(selection("limit=3&pid=7"), Ok(Selection { pid: Some(7), limit: Some(3) }));
         for (query, word) in [("limit=minus", "limit"), ("pid=1&pid=2", "pid"), ("since=1", "since"), ("pid", "pid")] {
             assert!(selection(query).is_err_and(|message| message.contains(word)), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_sequence_is_read_whole_or_refused_by_name() {
+        assert_eq!((since(""), since("since=42")), (Ok(None), Ok(Some(42))));
+        for query in ["since", "since=", "since=-1", "since=1&since=2", "limit=1", "since=18446744073709551616"] {
+            assert!(since(query).is_err_and(|message| message.contains("since") || message.contains("sequence")));
         }
     }
 }

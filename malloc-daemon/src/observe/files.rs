@@ -7,6 +7,7 @@ use malloc_common::depth::Depth;
 use malloc_common::function::Function;
 use malloc_common::site::Role;
 
+use super::cache::Cache;
 use super::census::Serving;
 use crate::aggregate::model::{Allocator, Probe, Verdict};
 use crate::arenas::{Links, Place};
@@ -14,7 +15,7 @@ use crate::collect::boot_ns;
 use crate::host::file::{FileKey, Root, TargetFile};
 use crate::host::maps::Device;
 use crate::probes::{Attached, FileProbes, Object, Scope, Site, attach_file};
-use crate::targets::{AllocatorKind, Contents, ElfError, Hook, Located, folded};
+use crate::targets::{AllocatorKind, ElfError, Hook, Located, folded};
 
 /// Files that carry probes at one time. A host has one libc, and one for each distinct container image.
 pub const PROBED_FILES: usize = 256;
@@ -90,6 +91,8 @@ pub struct Files {
     by_inode: HashMap<MappedFile, Known>,
     /// Files refused for want of room.
     pub refused: u64,
+    /// What was found in files before.
+    pub cache: Cache,
 }
 
 /// Mapped inodes remembered at most; past that the memory starts anew. 65,536 x 160 bytes = 10 MiB.
@@ -138,7 +141,7 @@ impl Files {
             self.refused += 1;
             return Err(FileRefused::TooMany { path });
         }
-        let located = Contents.locate(&file, root).map_err(|error| FileRefused::Content { path, error })?;
+        let located = self.cache.locate(&file, root).map_err(|error| FileRefused::Content { path, error })?;
         let is_overlay = file.is_on_overlay();
         let same = self.probed.iter().find(|(other, held)| {
             (other.ino, other.size, other.mtime_ns) == (key.ino, key.size, key.mtime_ns)

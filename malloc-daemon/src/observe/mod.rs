@@ -1,5 +1,6 @@
 //! Puts the parts together: loads, attaches, follows processes, collects. One owner, one thread.
 
+pub mod cache;
 mod census;
 mod files;
 mod heaps;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use malloc_common::abi::{EVENT_EXEC, EVENT_MAPPED, Event, SLOT_EXITED};
 use malloc_common::depth::Depth;
 
+use super::cache::Cache;
 use super::census::{Census, Found};
 use super::files::{FileRefused, Files};
 use super::heaps::{Heaps, Pace};
@@ -164,6 +165,11 @@ impl Observer {
             notes: Vec::new(),
             late: Vec::new(),
         })
+    }
+
+    /// What was found in files before, and where that is kept.
+    pub fn cache(&mut self) -> &mut Cache {
+        &mut self.files.cache
     }
 
     /// Counts a process that runs already and, from now on, its children: the window begins.

@@ -7,9 +7,9 @@ use malloc_common::site::{MpLayout, Role};
 use serde::Serialize;
 
 use super::json::{self, document::SCHEMA_VERSION};
-use crate::targets::decode::{Emulation, Execution};
+use crate::targets::decode::{Emulation, Execution, Machine};
 use crate::targets::elf::machine_name;
-use crate::targets::locate::AllocatorFunction;
+use crate::targets::locate::{AllocatorFunction, AllocatorObject, Evidence};
 use crate::targets::{Hook, Located};
 
 pub use text::text;
@@ -73,10 +73,16 @@ pub struct Document {
     pub allocator: Allocator,
     /// `x86_64` or `aarch64`
     pub machine: String,
+    /// The file is of this machine's kind. What is shown of another is where the probes would go there.
+    pub can_be_probed_here: bool,
     /// The allocator's parameters; `null`: not found.
     pub mp: Option<Mp>,
     /// Address of `main_arena` in the file's own numbering; `null`: not found.
     pub main_arena: Option<u64>,
+    /// `mp_`, `main_arena` and, up to glibc 2.33, the pointer `__morecore`: those that were found.
+    pub objects: Vec<Object>,
+    /// What must be so if the names are right, and whether it is.
+    pub checks: Vec<CrossCheck>,
     /// The allocator's functions, by address.
     pub functions: Vec<Function>,
     /// `sysmalloc`, `arena` and `call`: what each adds to those before it.
@@ -107,6 +113,30 @@ pub struct Mp {
     pub address: u64,
     /// `glibc_2.23_to_2.34`, `glibc_2.35_to_2.42`, `glibc_2.43` or `unknown`
     pub layout: &'static str,
+}
+
+/// A variable of the allocator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Object {
+    /// `mp_`, `main_arena` or `__morecore`
+    pub name: String,
+    /// In the file's own numbering.
+    pub address: u64,
+    /// Where in the file its first byte lies; `null`: it is not in the file.
+    pub file_offset: Option<u64>,
+    /// What told of it, as in `located_by`.
+    pub source: &'static str,
+}
+
+/// One thing that was checked by the file itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CrossCheck {
+    /// The function or object.
+    pub of: String,
+    /// What must be so: a clause.
+    pub what: &'static str,
+    /// Whether it is.
+    pub holds: bool,
 }
 
 /// A function of the allocator.
@@ -156,8 +186,10 @@ pub struct Probe {
     pub file_offset: u64,
     /// `emulated`, or `single_stepped`, which is about ten times as dear.
     pub execution: &'static str,
-    /// Its mnemonic.
+    /// Its kind where it is emulated, else its mnemonic.
     pub instruction: String,
+    /// The instruction as an assembler would take it.
+    pub disassembly: String,
     /// Bytes from the instruction to `mp_`; `null`: the probe does not read it.
     pub mp_distance: Option<i64>,
 }
@@ -179,7 +211,8 @@ pub fn json(document: &Document) -> Vec<u8> {
 
 /// Puts the document together.
 #[must_use]
-pub fn document(subject: &Subject, located: &Located) -> Document {
+pub fn document(subject: &Subject, located: &Located, evidence: &Evidence) -> Document {
+    let checks = evidence.checks.iter();
     Document {
         schema_version: SCHEMA_VERSION,
         path: subject.path.clone(),
@@ -193,10 +226,13 @@ pub fn document(subject: &Subject, located: &Located) -> Document {
             debug_file: subject.debug_file.clone(),
         },
         machine: machine_name(located.machine),
+        can_be_probed_here: Machine::of(located.machine) == Machine::HOST,
         mp: located.mp.map(|mp| Mp { address: mp.vaddr, layout: layout_name(mp.layout) }),
         main_arena: located.main_arena,
+        objects: located.objects.iter().map(object).collect(),
+        checks: checks.map(|check| CrossCheck { of: check.of.clone(), what: check.what, holds: check.holds }).collect(),
         functions: located.functions.iter().map(function).collect(),
-        depths: PROBED.into_iter().map(|depth| depth_probes(depth, located)).collect(),
+        depths: PROBED.into_iter().map(|depth| depth_probes(depth, located, evidence)).collect(),
         notes: located.notes.clone(),
     }
 }
@@ -212,18 +248,33 @@ fn function(function: &AllocatorFunction) -> Function {
     }
 }
 
-fn depth_probes(depth: Depth, located: &Located) -> DepthProbes {
+fn object(object: &AllocatorObject) -> Object {
+    Object {
+        name: object.name.clone(),
+        address: object.vaddr,
+        file_offset: object.file_offset,
+        source: object.source.name(),
+    }
+}
+
+fn depth_probes(depth: Depth, located: &Located, evidence: &Evidence) -> DepthProbes {
     let lacks = located.missing.iter().filter(|missing| missing.depth == depth);
     let missing: Vec<Lack> = lacks.map(|lack| Lack { what: lack.what.clone(), why: lack.why.clone() }).collect();
     DepthProbes {
         depth: depth.name(),
         complete: missing.is_empty(),
-        hooks: located.hooks.iter().filter(|hook| hook.depth == depth).map(probe).collect(),
+        hooks: located
+            .hooks
+            .iter()
+            .zip(evidence.instructions.iter().map(String::as_str).chain(std::iter::repeat("")))
+            .filter(|(hook, _)| hook.depth == depth)
+            .map(|(hook, disassembly)| probe(hook, disassembly))
+            .collect(),
         missing,
     }
 }
 
-fn probe(hook: &Hook) -> Probe {
+fn probe(hook: &Hook, disassembly: &str) -> Probe {
     let (role, function) = role_name(hook.role);
     let (execution, instruction) = match &hook.execution {
         Execution::Emulated(emulation) => ("emulated", emulation_name(*emulation).to_owned()),
@@ -238,6 +289,7 @@ fn probe(hook: &Hook) -> Probe {
         file_offset: hook.file_offset,
         execution,
         instruction,
+        disassembly: disassembly.to_owned(),
         // From address 0 the distance is the address; negative ones wrap.
         mp_distance: hook.cookie.mp(0).map(|(_, distance)| distance.cast_signed()),
     }

@@ -2,6 +2,7 @@
 
 pub mod doctor;
 mod escape;
+pub mod inference;
 pub mod json;
 pub mod locate;
 pub mod prometheus;

@@ -1,13 +1,16 @@
 //! Reads target files for the pure code: the file and, where there is one, its debug file.
 
 use std::ffi::OsString;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use object::ReadCache;
 
-use super::{ElfError, ElfFacts, Located, elf, locate};
-use crate::host::file::{Root, TargetFile, debug_file};
+use super::locate::{Evidence, evidence};
+use super::{BuildId, ElfError, ElfFacts, Located, analyse, elf, locate};
+use crate::host::debug_files::debug_file;
+use crate::host::file::{Root, TargetFile};
 
 /// Answers from the files themselves, by `pread` alone.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,11 +32,43 @@ impl ElfFacts for Contents {
     }
 }
 
+/// The largest file that is read as a whole: eight times the largest allocator's library seen with its symbols.
+const WHOLE_BYTES: u64 = 32 << 20;
+
 impl Contents {
+    /// All bytes of a file; `None` when it is too large for that, or changed while it was read.
+    #[must_use]
+    pub fn whole(self, file: &TargetFile) -> Option<Vec<u8>> {
+        let size = Some(file.key.size).filter(|size| *size <= WHOLE_BYTES)?;
+        let mut bytes = Vec::new();
+        file.reader().take(size.saturating_add(1)).read_to_end(&mut bytes).ok()?;
+        (bytes.len() as u64 == size && !file.has_changed().ok()?).then_some(bytes)
+    }
+
     /// Whether the content of a file shows which allocator it is.
     #[must_use]
     pub fn is_known_allocator(self, file: &TargetFile) -> bool {
         locate::is_known_allocator(&ReadCache::new(file.reader()))
+    }
+
+    /// The debug file of that build id, when `root` or the host has one that can be read.
+    #[must_use]
+    pub fn debug_file(self, build_id: Option<&BuildId>, root: Root) -> Option<TargetFile> {
+        debug_file(&build_id?.to_string(), root).ok().flatten()
+    }
+
+    /// What a file of any machine holds, and the evidence for it: to be shown, never attached.
+    ///
+    /// # Errors
+    ///
+    /// See [`ElfError`]. A debug file that cannot be read counts as none.
+    pub fn show(self, file: &TargetFile, root: Root) -> Result<(Located, Evidence), ElfError> {
+        let cache = ReadCache::new(file.reader());
+        let debug = self.debug_file(elf::build_id(&cache).as_ref(), root);
+        let debug = debug.as_ref().map(|debug| ReadCache::new(debug.reader()));
+        let located = analyse(&cache, debug.as_ref())?;
+        let evidence = evidence(&cache, &located)?;
+        Ok((located, evidence))
     }
 
     /// Finds the hooks of a file, with the debug file of its build id when `root` or the host has one.
@@ -43,7 +78,7 @@ impl Contents {
     /// See [`ElfError`]. A debug file that cannot be read counts as none.
     pub fn locate(self, file: &TargetFile, root: Root) -> Result<Located, ElfError> {
         let cache = ReadCache::new(file.reader());
-        let debug = elf::build_id(&cache).and_then(|id| debug_file(&id.to_string(), root).ok().flatten());
+        let debug = self.debug_file(elf::build_id(&cache).as_ref(), root);
         match &debug {
             Some(debug) => locate(&cache, Some(&ReadCache::new(debug.reader()))),
             None => locate(&cache, None),

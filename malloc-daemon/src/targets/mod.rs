@@ -10,7 +10,8 @@ pub mod decode;
 pub mod discover;
 pub mod elf;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
+pub mod identity;
 pub mod locate;
 pub mod sites;
 mod slots;
@@ -19,7 +20,8 @@ pub mod usdt;
 
 pub use contents::Contents;
 pub use elf::{BuildId, ElfError};
-pub use locate::{AllocatorKind, Hook, Located, analyse, folded, locate};
+pub use identity::{ContentId, Digest};
+pub use locate::{AllocatorKind, Hook, Inference, Located, analyse, folded, locate};
 pub use malloc_common::depth::Depth;
 
 /// What discovery asks of the content of a file. A file that is no ELF file, or a malformed one, has none of it.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use libc_tests::archive::{ARCHES, SUITES, build};
 use libc_tests::compare::{Verdict, items};
 use malloc_daemon::targets::analyse;
+use malloc_daemon::targets::locate::{analyse_knowing, evidence};
 
 /// A tenth of a second is promised of an optimized build; an unoptimized one takes ten times as long.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -28,16 +29,30 @@ fn what_is_told_of_a_stripped_libc_is_what_its_symbols_say() {
             }
         };
         let started = Instant::now();
-        let inferred = analyse(&*build.libc, None).expect("a libc");
+        let nothing = None::<&[u8]>;
+        let (inferred, made) = analyse_knowing(&*build.libc, nothing, None).expect("a libc");
         let took = started.elapsed();
+        let started = Instant::now();
+        let (again, anew) = analyse_knowing(&*build.libc, nothing, made.as_ref()).expect("a libc");
+        let took_again = started.elapsed();
+        if anew.is_some() || again != inferred {
+            failures.push(format!("{column}: what was inferred before is not believed, or gives another result"));
+        }
         let truth = analyse(&*build.libc, Some(&*build.debug)).expect("a libc");
         assert_eq!(truth.located_by.name(), "debug_file");
-        println!("{column}: {}, {} hooks, {took:?}", build.version, inferred.hooks.len());
+        println!("{column}: {}, {} hooks, {took:?}, known before {took_again:?}", build.version, inferred.hooks.len());
         for missing in &inferred.missing {
             println!("  missing at {}: {}: {}", missing.depth, missing.what, missing.why);
         }
         if took > LIMIT {
             failures.push(format!("{column} took {took:?}"));
+        }
+        for (located, whose) in [(&inferred, "the inference"), (&truth, "the symbols")] {
+            let checks = evidence(&*build.libc, located).expect("a libc").checks;
+            let wrong: Vec<_> = checks.iter().filter(|check| !check.holds).collect();
+            if checks.len() < 12 || !wrong.is_empty() {
+                failures.push(format!("{column}: of {} cross-checks of {whose} fail {wrong:?}", checks.len()));
+            }
         }
         let verdicts = items(&inferred, &truth);
         names = verdicts.iter().map(|(name, _)| *name).collect();

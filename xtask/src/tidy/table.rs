@@ -38,6 +38,7 @@ pub const CONFINED: &[(&[&str], &[&str])] = &[
             "malloc-daemon/src/report.rs",
             "malloc-daemon/src/config/",
             "malloc-daemon/src/http/tests.rs",
+            "malloc-daemon/src/http/tests/",
             "tests/",
             "xtask/",
         ],

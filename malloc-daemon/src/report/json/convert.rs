@@ -48,6 +48,7 @@ pub(super) fn process(process: &Process) -> doc::Process<'_> {
     doc::Process {
         pid: process.id.pid,
         start_time_ticks: process.id.start_ticks,
+        image_ns: process.image_ns,
         comm: text(&process.comm),
         exe: maybe(process.exe.as_deref()),
         cgroup: maybe(process.cgroup.as_deref()),
@@ -84,6 +85,7 @@ pub(super) fn listed(process: &Process) -> doc::ListedProcess<'_> {
     doc::ListedProcess {
         pid: process.id.pid,
         start_time_ticks: process.id.start_ticks,
+        image_ns: process.image_ns,
         comm: text(&process.comm),
         exe: maybe(process.exe.as_deref()),
         cgroup: maybe(process.cgroup.as_deref()),

@@ -36,6 +36,31 @@ pub struct Snapshot<'a> {
     pub processes_dropped: u64,
 }
 
+/// `/v1/snapshot?since=`: the snapshot document with the processes that changed, and what that is a difference to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Difference<'a> {
+    /// The document; `processes` are those that changed, or all.
+    #[serde(flatten)]
+    pub snapshot: Snapshot<'a>,
+    /// The sequence that was asked for.
+    pub since: u64,
+    /// `processes` are all: that sequence is unknown or too old.
+    pub whole: bool,
+    /// Images that are no longer there; empty when `whole`.
+    pub gone: Vec<Gone>,
+}
+
+/// An image of a process that is no longer there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Gone {
+    /// Process id.
+    pub pid: u32,
+    /// Start in clock ticks since boot.
+    pub start_time_ticks: u64,
+    /// When the image was first seen, nanoseconds since boot.
+    pub image_ns: u64,
+}
+
 /// `/v1/processes`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProcessList<'a> {
@@ -173,6 +198,8 @@ pub struct Process<'a> {
     pub pid: u32,
     /// Start in clock ticks since boot: with `pid` its identity.
     pub start_time_ticks: u64,
+    /// When this image was first seen, nanoseconds since boot: tells images of one process apart.
+    pub image_ns: u64,
     /// The name it gave itself.
     pub comm: Text<'a>,
     /// Path of the executable.
@@ -220,6 +247,8 @@ pub struct ListedProcess<'a> {
     pub pid: u32,
     /// Start in clock ticks since boot: with `pid` its identity.
     pub start_time_ticks: u64,
+    /// When this image was first seen, nanoseconds since boot: tells images of one process apart.
+    pub image_ns: u64,
     /// The name it gave itself.
     pub comm: Text<'a>,
     /// Path of the executable.

@@ -7,13 +7,14 @@ pub mod heap;
 pub mod incidents;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::io;
 
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
 use self::document::{Failure, FailureCode, SCHEMA_VERSION};
-use crate::aggregate::model::{Process, Snapshot};
+use crate::aggregate::model::{Process, ProcessId, Snapshot};
 use crate::report::escape::is_unsafe;
 
 pub use self::health::health;
@@ -21,6 +22,11 @@ pub use self::health::health;
 /// The snapshot document: `/v1/snapshot` and `record --format json`.
 #[must_use]
 pub fn snapshot(snapshot: &Snapshot) -> document::Snapshot<'_> {
+    selected(snapshot, &|_| true)
+}
+
+fn selected<'a>(snapshot: &'a Snapshot, is_told: &dyn Fn(&Process) -> bool) -> document::Snapshot<'a> {
+    let told = snapshot.processes.iter().filter(|process| is_told(process));
     document::Snapshot {
         schema_version: SCHEMA_VERSION,
         sequence: snapshot.sequence,
@@ -28,8 +34,38 @@ pub fn snapshot(snapshot: &Snapshot) -> document::Snapshot<'_> {
         window: convert::window(snapshot.window),
         complete: snapshot.complete,
         losses: convert::every_loss(&snapshot.losses),
-        processes: snapshot.processes.iter().map(|process| convert::process(process)).collect(),
+        processes: told.map(|process| convert::process(process)).collect(),
         processes_dropped: snapshot.processes_dropped,
+    }
+}
+
+/// An image of a process: its identity and when it was first seen.
+pub type ImageKey = (ProcessId, u64);
+
+/// `/v1/snapshot?since=`: `known` are the images that changed and those that are gone since; `None`: all are told.
+#[must_use]
+pub fn difference<'a>(
+    now: &'a Snapshot,
+    since: u64,
+    known: Option<(&[ImageKey], &[ImageKey])>,
+) -> document::Difference<'a> {
+    let key = |process: &Process| (process.id, process.image_ns);
+    let Some((changed, gone)) = known else {
+        return document::Difference { snapshot: snapshot(now), since, whole: true, gone: Vec::new() };
+    };
+    let changed: HashSet<&ImageKey> = changed.iter().collect();
+    // What went after this snapshot is told with the next.
+    let held: HashSet<ImageKey> = now.processes.iter().map(|process| key(process)).collect();
+    let gone = gone.iter().filter(|gone| !held.contains(gone)).map(|(id, image_ns)| document::Gone {
+        pid: id.pid,
+        start_time_ticks: id.start_ticks,
+        image_ns: *image_ns,
+    });
+    document::Difference {
+        snapshot: selected(now, &|process| changed.contains(&key(process))),
+        since,
+        whole: false,
+        gone: gone.collect(),
     }
 }
 

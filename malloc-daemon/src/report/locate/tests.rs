@@ -8,7 +8,7 @@ use super::*;
 use crate::report::escape::is_unsafe;
 use crate::targets::AllocatorKind;
 use crate::targets::BuildId;
-use crate::targets::locate::{MallocPar, Missing};
+use crate::targets::locate::{Check, MallocPar, Missing};
 use crate::targets::symbols::Source;
 
 fn hook(role: Role, symbol: &str, at: (u64, u64), execution: Execution, mp: Option<i32>) -> Hook {
@@ -31,6 +31,22 @@ fn function(name: &str, vaddr: u64, size: u64, aliases: &[&str], source: Source)
     AllocatorFunction { name: name.to_owned(), vaddr, size, file_offset: vaddr - 0x1000, aliases, source }
 }
 
+fn object(name: &str, vaddr: u64, file_offset: Option<u64>) -> AllocatorObject {
+    AllocatorObject { name: name.to_owned(), vaddr, file_offset, source: Source::DebugFile }
+}
+
+fn evidence() -> Evidence {
+    let check = |of: &str, what, holds| Check { of: of.to_owned(), what, holds };
+    let texts = ["push r15", "call 0x11c000", "push r14", "endbr64"];
+    Evidence {
+        instructions: texts.map(str::to_owned).to_vec(),
+        checks: vec![
+            check("mp_", "its initial values are those of exactly one layout", true),
+            check("_int_malloc", "malloc calls it with main_arena", false),
+        ],
+    }
+}
+
 fn libc() -> Located {
     Located {
         kind: AllocatorKind::Glibc { version: Some("2.36".to_owned()) },
@@ -48,6 +64,7 @@ fn libc() -> Located {
             function("malloc", 0x98ef0, 417, &["__libc_malloc", "__malloc"], Source::Exports),
             function("free", 0x99400, 0, &["cfree"], Source::Exports),
         ],
+        objects: vec![object("mp_", 0x1d_3340, Some(0x1d_2340)), object("main_arena", 0x1d_2c60, None)],
         mp: Some(MallocPar { vaddr: 0x1d_3340, layout: MpLayout::From235 }),
         main_arena: Some(0x1d_2c60),
         arena_layout: ArenaLayout::From227,
@@ -64,6 +81,7 @@ fn stripped() -> Located {
     located.hooks.retain(|hook| hook.depth == Depth::Call);
     located.functions.retain(|function| function.source == Source::Exports);
     (located.mp, located.main_arena, located.located_by) = (None, None, Source::Exports);
+    (located.objects, located.machine) = (Vec::new(), object::elf::EM_AARCH64.0);
     located.missing = vec![
         Missing { depth: Depth::Sysmalloc, what: "sysmalloc and the slow path".to_owned(), why: why.clone() },
         Missing { depth: Depth::Arena, what: "_int_malloc".to_owned(), why },
@@ -92,18 +110,20 @@ fn of_process() -> Subject {
 
 #[test]
 fn a_whole_libc_is_shown_with_every_probe() {
-    insta::assert_snapshot!(text(&document(&of_file(), &libc())));
+    insta::assert_snapshot!(text(&document(&of_file(), &libc(), &evidence())));
 }
 
 #[test]
 fn a_stripped_libc_shows_what_each_depth_lacks_and_why() {
-    insta::assert_snapshot!(text(&document(&of_process(), &stripped())));
+    insta::assert_snapshot!(text(&document(&of_process(), &stripped(), &Evidence::default())));
 }
 
 #[test]
 fn the_json_says_the_same() {
-    insta::assert_snapshot!(serde_json::to_string_pretty(&document(&of_process(), &stripped())).unwrap());
-    let whole: serde_json::Value = serde_json::from_slice(&json(&document(&of_file(), &libc()))).unwrap();
+    insta::assert_snapshot!(
+        serde_json::to_string_pretty(&document(&of_process(), &stripped(), &Evidence::default())).unwrap()
+    );
+    let whole: serde_json::Value = serde_json::from_slice(&json(&document(&of_file(), &libc(), &evidence()))).unwrap();
     assert_eq!(whole["complete"], true);
     assert_eq!(whole["depths"][0]["hooks"][1]["mp_distance"], -0x40);
     assert_eq!(whole["depths"][2]["hooks"][0]["execution"], "single_stepped");
@@ -122,8 +142,10 @@ proptest! {
         located.functions[0].name.clone_from(&name);
         located.hooks[0].symbol.clone_from(&name);
         (located.missing[0].what, located.missing[0].why) = (name.clone(), name.clone());
-        located.notes.push(name);
-        let document = document(&subject, &located);
+        located.notes.push(name.clone());
+        let mut seen = evidence();
+        (seen.checks[0].of, seen.instructions[0]) = (name.clone(), name.clone());
+        let document = document(&subject, &located, &seen);
         let json = String::from_utf8(json(&document)).unwrap();
         for out in [text(&document), json] {
             prop_assert!(!out.chars().any(|letter| letter != '\n' && is_unsafe(letter)), "{}", out);

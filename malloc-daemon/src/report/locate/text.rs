@@ -23,6 +23,10 @@ pub fn text(document: &Document) -> String {
         out.push('\n');
         functions(&mut out, document);
     }
+    if !document.checks.is_empty() {
+        out.push('\n');
+        checks(&mut out, document);
+    }
     for depth in &document.depths {
         out.push('\n');
         probes(&mut out, depth);
@@ -71,7 +75,13 @@ fn facts(out: &mut String, document: &Document) {
             kind => format!("{kind}, version {}: only its public functions are probed", or_unknown(&allocator.version)),
         },
     );
-    fact("machine", document.machine.clone());
+    fact(
+        "machine",
+        match document.can_be_probed_here {
+            true => document.machine.clone(),
+            false => format!("{}: it cannot be probed on this machine, which is of another kind", document.machine),
+        },
+    );
     fact("build id", allocator.build_id.as_ref().map_or_else(|| "none".to_owned(), |id| printable(id, 160)));
     if allocator.kind == "glibc" {
         fact(
@@ -89,12 +99,24 @@ fn facts(out: &mut String, document: &Document) {
             "mp_",
             match &document.mp {
                 None => "not found: thresholds are not read".to_owned(),
-                Some(mp) => format!("{:#x}, {}", mp.address, layout(mp.layout)),
+                Some(mp) => format!("{:#x}{}, {}", mp.address, object(document, "mp_"), layout(mp.layout)),
             },
         );
-        fact("main_arena", document.main_arena.map_or_else(|| "not found".to_owned(), |at| format!("{at:#x}")));
+        fact(
+            "main_arena",
+            match document.main_arena {
+                None => "not found".to_owned(),
+                Some(at) => format!("{at:#x}{}", object(document, "main_arena")),
+            },
+        );
     }
     table(out, &rows, &[false, false]);
+}
+
+fn object(document: &Document, name: &str) -> String {
+    let Some(object) = document.objects.iter().find(|object| object.name == name) else { return String::new() };
+    let place = object.file_offset.map_or_else(|| "not in the file".to_owned(), |at| format!("file offset {at:#x}"));
+    format!(", {place}, found by {}", object.source)
 }
 
 fn layout(name: &str) -> String {
@@ -121,14 +143,26 @@ fn functions(out: &mut String, document: &Document) {
     table(out, &rows, &[false, true, true, true, false, false]);
 }
 
+fn checks(out: &mut String, document: &Document) {
+    let failed = document.checks.iter().filter(|check| !check.holds).count();
+    let state = if failed == 0 { "all hold".to_owned() } else { format!("{failed} FAILED") };
+    line(out, &format!("Cross-checks by the file itself: {}, {state}", document.checks.len()));
+    let mut rows = Vec::new();
+    for check in &document.checks {
+        let verdict = if check.holds { "holds" } else { "FAILED" };
+        rows.push(row([&printable(&check.of, NAME), verdict, check.what]));
+    }
+    table(out, &rows, &[false, false, false]);
+}
+
 fn probes(out: &mut String, depth: &DepthProbes) {
     let state = if depth.complete { "" } else { ", incomplete" };
     let plural = if depth.hooks.len() == 1 { "probe" } else { "probes" };
     line(out, &format!("Depth {}: {} {plural}{state}", depth.depth, depth.hooks.len()));
     if !depth.hooks.is_empty() {
-        let mut rows = vec![row(["ROLE", "INSTRUCTION AT", "FILE OFFSET", "INSTRUCTION", "TO MP_"])];
+        let mut rows = vec![row(["ROLE", "INSTRUCTION AT", "FILE OFFSET", "INSTRUCTION", "COST", "TO MP_"])];
         rows.extend(depth.hooks.iter().map(probe));
-        table(out, &rows, &[false, false, true, false, true]);
+        table(out, &rows, &[false, false, true, false, false, true]);
     }
     for lack in &depth.missing {
         line(out, &format!("  missing: {}: {}", printable(&lack.what, NAME), printable(&lack.why, LONG)));
@@ -141,7 +175,8 @@ fn probe(probe: &Probe) -> Vec<String> {
         probe.function.map_or_else(|| probe.role.to_owned(), |function| format!("{} {function}", probe.role)),
         format!("{}+{:#x}", printable(&probe.symbol, NAME), probe.offset_in_symbol),
         format!("{:#x}", probe.file_offset),
-        if is_stepped(probe) { format!("{mnemonic}, single-stepped !") } else { format!("{mnemonic}, emulated") },
+        if probe.disassembly.is_empty() { mnemonic } else { printable(&probe.disassembly, NAME) },
+        if is_stepped(probe) { "single-stepped !".to_owned() } else { "emulated".to_owned() },
         probe.mp_distance.map_or_else(
             || "-".to_owned(),
             |distance| format!("{}{:#x}", if distance < 0 { '-' } else { '+' }, distance.unsigned_abs()),

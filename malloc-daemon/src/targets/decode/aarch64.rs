@@ -36,6 +36,13 @@ pub fn steps(code: &[u8], vaddr: u64) -> impl Iterator<Item = Step> {
     })
 }
 
+/// The instruction `code` begins with, as an assembler would take it; branches by their distance.
+#[must_use]
+pub fn text(code: &[u8]) -> String {
+    let raw = words(code, 0).next().and_then(|(_, _, raw)| raw);
+    raw.map_or_else(|| "invalid".into(), |raw| raw.to_string())
+}
+
 /// The mnemonic of the instruction `code` begins with, in lower case.
 #[must_use]
 pub fn mnemonic(code: &[u8]) -> String {

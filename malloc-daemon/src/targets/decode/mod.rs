@@ -64,6 +64,15 @@ impl Machine {
         }
     }
 
+    /// The instruction `code` begins with, which lies at `vaddr`, as an assembler would take it.
+    #[must_use]
+    pub fn text(self, code: &[u8], vaddr: u64) -> String {
+        match self {
+            Machine::X86_64 => x86_64::text(code, vaddr),
+            Machine::Aarch64 => aarch64::text(code),
+        }
+    }
+
     /// How its functions pass values.
     #[must_use]
     pub const fn convention(self) -> Convention {

@@ -1,8 +1,8 @@
 //! Decodes x86-64, and knows which of its instructions the kernel's uprobes emulate.
 
 use iced_x86::{
-    Code, Decoder, DecoderOptions, FlowControl, Instruction as Raw, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
-    Register,
+    Code, Decoder, DecoderOptions, FlowControl, Formatter as _, Instruction as Raw, InstructionInfoFactory,
+    IntelFormatter, Mnemonic, OpAccess, OpKind, Register,
 };
 
 use super::step::{Address, Convention, Operand, Registers, Step, Value};
@@ -117,6 +117,24 @@ fn address(raw: &Raw) -> Option<Address> {
     let plain = raw.memory_index() == Register::None && !raw.has_segment_prefix();
     let base = number(raw.memory_base()).filter(|_| plain)?;
     Some(Address::Based(base, raw.memory_displacement64().cast_signed()))
+}
+
+/// The instruction `code` begins with, which lies at `vaddr`, as an assembler would take it.
+#[must_use]
+pub fn text(code: &[u8], vaddr: u64) -> String {
+    let raw = Decoder::with_ip(64, code, vaddr, DecoderOptions::NONE).decode();
+    let mut text = String::new();
+    let mut formatter = IntelFormatter::new();
+    let options = formatter.options_mut();
+    options.set_hex_prefix("0x");
+    options.set_hex_suffix("");
+    options.set_uppercase_hex(false);
+    options.set_branch_leading_zeros(false);
+    options.set_show_branch_size(false);
+    options.set_rip_relative_addresses(true);
+    options.set_space_after_operand_separator(true);
+    formatter.format(&raw, &mut text);
+    if raw.is_invalid() { "invalid".into() } else { text }
 }
 
 /// The mnemonic of the instruction `code` begins with, in lower case.

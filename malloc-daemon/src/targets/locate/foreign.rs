@@ -115,6 +115,7 @@ pub fn locate<'data, R: ReadRef<'data>>(
         machine: elf.machine(),
         hooks: hooks.into_values().collect(),
         functions: functions.into_values().collect(),
+        objects: Vec::new(),
         mp: None,
         main_arena: None,
         arena_layout: malloc_common::site::ArenaLayout::Unknown,

@@ -1,13 +1,18 @@
 //! Turns the bytes of a file that defines `malloc` into the list of its probes.
 
 pub(crate) mod debug_data;
+mod evidence;
 mod foreign;
 mod glibc;
 mod infer;
+mod kind;
 mod scan;
 mod tables;
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(crate) use infer::tests::stripped_miniature;
 
 use malloc_common::site::{ArenaLayout, Cookie, MpLayout, Role};
 use object::read::ReadRef;
@@ -16,90 +21,15 @@ use super::decode::{Execution, Machine};
 use super::elf::{BuildId, Elf, ElfError};
 use super::symbols::{self, Binding, Source, Symbol, Table};
 use super::usdt::{self, UsdtProbe};
+pub use evidence::{Evidence, evidence};
 pub use foreign::folded;
-use infer::Inference;
+pub use infer::{Check, INFERRED_NAMES, Inference, RULES, Unidentified};
+pub use kind::AllocatorKind;
 use malloc_common::depth::Depth;
 use scan::Scan;
-use tables::Family;
 
 /// The most probes one file is given: twice what any glibc seen needs.
 pub const HOOK_LIMIT: usize = 256;
-
-/// Whose `malloc` it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AllocatorKind {
-    /// The GNU C library's.
-    Glibc {
-        /// As its banner says: `2.36`.
-        version: Option<String>,
-    },
-    /// jemalloc, under its own names or an executable's.
-    Jemalloc {
-        /// `5.3.0`
-        version: Option<String>,
-    },
-    /// gperftools' tcmalloc.
-    Tcmalloc {
-        /// `2.10`
-        version: Option<String>,
-    },
-    /// mimalloc.
-    Mimalloc {
-        /// `2.0.9`
-        version: Option<String>,
-    },
-    /// musl's.
-    Musl {
-        /// `1.2.3`
-        version: Option<String>,
-    },
-    /// Some other; only its public functions are known.
-    Unknown,
-}
-
-impl AllocatorKind {
-    /// The word the reports use.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            AllocatorKind::Glibc { .. } => "glibc",
-            AllocatorKind::Jemalloc { .. } => "jemalloc",
-            AllocatorKind::Tcmalloc { .. } => "tcmalloc",
-            AllocatorKind::Mimalloc { .. } => "mimalloc",
-            AllocatorKind::Musl { .. } => "musl",
-            AllocatorKind::Unknown => "unknown",
-        }
-    }
-
-    /// The version, where it is known.
-    #[must_use]
-    pub fn version(&self) -> Option<&str> {
-        match self {
-            AllocatorKind::Glibc { version }
-            | AllocatorKind::Jemalloc { version }
-            | AllocatorKind::Tcmalloc { version }
-            | AllocatorKind::Mimalloc { version }
-            | AllocatorKind::Musl { version } => version.as_deref(),
-            AllocatorKind::Unknown => None,
-        }
-    }
-
-    /// Whether it is the C library's own: any other allocator is brought along to serve instead of that.
-    #[must_use]
-    pub const fn is_libc(&self) -> bool {
-        matches!(self, AllocatorKind::Glibc { .. } | AllocatorKind::Musl { .. })
-    }
-
-    fn family(&self) -> Option<Family> {
-        Some(match self {
-            AllocatorKind::Jemalloc { .. } => Family::Jemalloc,
-            AllocatorKind::Tcmalloc { .. } => Family::Tcmalloc,
-            AllocatorKind::Mimalloc { .. } => Family::Mimalloc,
-            AllocatorKind::Musl { .. } => Family::Musl,
-            AllocatorKind::Glibc { .. } | AllocatorKind::Unknown => return None,
-        })
-    }
-}
 
 /// A function of the allocator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +45,19 @@ pub struct AllocatorFunction {
     /// Other names of the same address.
     pub aliases: Vec<String>,
     /// Which table told of it.
+    pub source: Source,
+}
+
+/// One of the allocator's variables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllocatorObject {
+    /// Its name.
+    pub name: String,
+    /// Its address in the file's own numbering.
+    pub vaddr: u64,
+    /// Where in the file its first byte lies; `None`: it is not in the file.
+    pub file_offset: Option<u64>,
+    /// What told of it.
     pub source: Source,
 }
 
@@ -174,6 +117,8 @@ pub struct Located {
     pub hooks: Vec<Hook>,
     /// The functions that were looked at, by address.
     pub functions: Vec<AllocatorFunction>,
+    /// `mp_`, `main_arena` and, up to glibc 2.33, the pointer `__morecore`: those that were found.
+    pub objects: Vec<AllocatorObject>,
     /// The allocator's parameters.
     pub mp: Option<MallocPar>,
     /// The address of `main_arena` in the file's own numbering.
@@ -196,6 +141,26 @@ impl Located {
     pub fn version(&self) -> Option<&str> {
         self.kind.version()
     }
+
+    /// Of a file without an allocator.
+    fn nothing<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, build_id: Option<BuildId>) -> Self {
+        let why = "no symbol table of this file defines malloc and free".to_owned();
+        Self {
+            kind: AllocatorKind::Unknown,
+            build_id,
+            machine: elf.machine(),
+            hooks: Vec::new(),
+            functions: Vec::new(),
+            objects: Vec::new(),
+            mp: None,
+            main_arena: None,
+            arena_layout: ArenaLayout::Unknown,
+            usdt: Vec::new(),
+            located_by: Source::Exports,
+            missing: vec![Missing { depth: Depth::Sysmalloc, what: "malloc".to_owned(), why }],
+            notes: Vec::new(),
+        }
+    }
 }
 
 /// Finds the probes of `file`; `debug` is its separate debug file, taken only when the build ids agree.
@@ -206,11 +171,23 @@ impl Located {
 /// When the file is no ELF file of the machine this program runs on, or its tables cannot be read. An emulator maps files
 /// of other machines, and a probe in one would overwrite what it interprets: [`analyse`] looks into those.
 pub fn locate<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Located, ElfError> {
+    locate_knowing(file, debug, None).map(|(located, _)| located)
+}
+
+/// [`locate`], with what was inferred of the same bytes before: it is taken when it holds. Also what was inferred now.
+///
+/// # Errors
+/// As [`locate`].
+pub fn locate_knowing<'data, 'debug, R: ReadRef<'data>, D: ReadRef<'debug>>(
+    file: R,
+    debug: Option<D>,
+    before: Option<&Inference>,
+) -> Result<(Located, Option<Inference>), ElfError> {
     let machine = Elf::parse(file)?.machine();
     if Machine::HOST.is_none() || Machine::of(machine) != Machine::HOST {
         return Err(ElfError::UnsupportedMachine { machine });
     }
-    analyse(file, debug)
+    analyse_knowing(file, debug, before)
 }
 
 /// [`locate`] for a file of any machine that is decoded; its hooks are to be shown and never attached.
@@ -218,6 +195,18 @@ pub fn locate<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Loc
 /// # Errors
 /// When the file is no ELF file of a supported kind, or its tables cannot be read.
 pub fn analyse<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Located, ElfError> {
+    analyse_knowing(file, debug, None).map(|(located, _)| located)
+}
+
+/// [`analyse`], with what was inferred of the same bytes before: it is taken when it holds. Also what was inferred now.
+///
+/// # Errors
+/// As [`analyse`].
+pub fn analyse_knowing<'data, 'debug, R: ReadRef<'data>, D: ReadRef<'debug>>(
+    file: R,
+    debug: Option<D>,
+    before: Option<&Inference>,
+) -> Result<(Located, Option<Inference>), ElfError> {
     let elf = Elf::parse(file)?;
     let Some(machine) = Machine::of(elf.machine()) else {
         return Err(ElfError::UnsupportedMachine { machine: elf.machine() });
@@ -227,34 +216,18 @@ pub fn analyse<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Lo
     if machine == Machine::X86_64
         && let Some(located) = foreign::locate(&elf, build_id.as_ref())?
     {
-        return Ok(located);
+        return Ok((located, None));
     }
     let mut notes = Vec::new();
     if !defines(&elf)? {
-        return Ok(Located {
-            kind: AllocatorKind::Unknown,
-            build_id,
-            machine: elf.machine(),
-            hooks: Vec::new(),
-            functions: Vec::new(),
-            mp: None,
-            main_arena: None,
-            arena_layout: ArenaLayout::Unknown,
-            usdt: Vec::new(),
-            located_by: Source::Exports,
-            missing: vec![Missing {
-                depth: Depth::Sysmalloc,
-                what: "malloc".into(),
-                why: "no symbol table of this file defines malloc and free".into(),
-            }],
-            notes,
-        });
+        return Ok((Located::nothing(&elf, build_id), None));
     }
     let mut found = gather(&elf, build_id.as_ref(), debug, &mut notes)?;
     let kind = kind(&elf, &found.symbols);
     let glibc = matches!(kind, AllocatorKind::Glibc { .. });
     let usdt = static_probes(&elf, &mut notes);
-    let inferred = if glibc { complete(&elf, machine, &mut found, &kind, &usdt) } else { Inference::default() };
+    let (inferred, made) =
+        if glibc { complete(&elf, machine, &mut found, (&kind, &usdt), before) } else { (Inference::default(), None) };
     let mp = malloc_par(&elf, &found.symbols);
     let main_arena = object_at(&found.symbols, "main_arena");
     let arena_layout = main_arena.map_or(ArenaLayout::Unknown, |vaddr| {
@@ -293,12 +266,13 @@ pub fn analyse<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Lo
         }
     }
     missing.sort_by(|a, b| (a.depth, &a.what).cmp(&(b.depth, &b.what)));
-    Ok(Located {
+    let located = Located {
         kind,
         build_id,
         machine: elf.machine(),
         hooks,
         functions,
+        objects: objects(&elf, &found.symbols),
         mp,
         main_arena,
         arena_layout,
@@ -306,7 +280,8 @@ pub fn analyse<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Lo
         located_by: found.internals_by,
         missing,
         notes,
-    })
+    };
+    Ok((located, made))
 }
 
 fn static_probes<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, notes: &mut Vec<String>) -> Vec<UsdtProbe> {
@@ -318,28 +293,29 @@ fn static_probes<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, notes: &mut Vec<
     probes
 }
 
-/// Adds to the symbols what no table tells and the code itself does.
+/// Adds to the symbols what no table tells and the code itself does; also the inference, where it was made anew.
 fn complete<'data, R: ReadRef<'data>>(
     elf: &Elf<'data, R>,
     machine: Machine,
     found: &mut Found,
-    kind: &AllocatorKind,
-    usdt: &[UsdtProbe],
-) -> Inference {
-    let version = match kind {
-        AllocatorKind::Glibc { version } => version.as_deref(),
-        _ => None,
-    };
+    (kind, usdt): (&AllocatorKind, &[UsdtProbe]),
+    before: Option<&Inference>,
+) -> (Inference, Option<Inference>) {
     let functions = found.internals_by == Source::Exports;
-    let mut inferred = infer::infer(elf, machine, &found.symbols, usdt, version, functions);
+    let before = before.filter(|before| functions && infer::holds(elf, machine, &found.symbols, before));
+    let anew = before.is_none();
+    let mut inferred = match before {
+        Some(before) => before.clone(),
+        None => infer::infer(elf, machine, &found.symbols, usdt, kind.version(), functions),
+    };
+    let made = (anew && functions).then(|| inferred.clone());
     found.symbols.append(&mut inferred.symbols);
     if functions && found.symbols.iter().any(|symbol| symbol.name == "_int_malloc") {
         found.internals_by = Source::Inferred;
     }
-    inferred
+    (inferred, made)
 }
 
-/// Whether the file defines `malloc` and `free`: exports them or, as a static executable does, holds them.
 /// Whether the file defines `malloc` and `free`: exports them or, as a static executable does, holds them, be it under
 /// the names of an allocator of its own.
 #[must_use]
@@ -376,10 +352,10 @@ struct Found {
 }
 
 /// The exported symbols, and the internal ones from the nearest table that has them.
-fn gather<'data, R: ReadRef<'data>>(
+fn gather<'data, 'debug, R: ReadRef<'data>, D: ReadRef<'debug>>(
     elf: &Elf<'data, R>,
     build_id: Option<&BuildId>,
-    debug: Option<R>,
+    debug: Option<D>,
     notes: &mut Vec<String>,
 ) -> Result<Found, ElfError> {
     let mut symbols = symbols::read(elf, Table::Exported, Source::Exports, glibc::is_wanted)?.unwrap_or_default();
@@ -463,6 +439,15 @@ fn kind<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, symbols: &[Symbol]) -> Al
 fn malloc_par<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, symbols: &[Symbol]) -> Option<MallocPar> {
     let vaddr = object_at(symbols, "mp_")?;
     Some(MallocPar { vaddr, layout: infer::mp_layout(elf, vaddr) })
+}
+
+fn objects<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, symbols: &[Symbol]) -> Vec<AllocatorObject> {
+    let object = |name: &str| {
+        let vaddr = object_at(symbols, name)?;
+        let source = symbols.iter().find(|symbol| symbol.name == name)?.source;
+        Some(AllocatorObject { name: name.to_owned(), vaddr, file_offset: elf.file_offset(vaddr), source })
+    };
+    ["mp_", "main_arena", "__morecore"].into_iter().filter_map(object).collect()
 }
 
 /// The address of the one object of that name.

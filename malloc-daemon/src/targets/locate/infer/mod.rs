@@ -1,19 +1,22 @@
 //! Finds the allocator's internals in a glibc that names none of them, by what its code and data are.
 
+mod confirm;
 mod data;
 mod flow;
 mod frames;
 mod graph;
 mod rules;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use malloc_common::function;
 use malloc_common::site::{ArenaLayout, MpLayout};
 use object::read::ReadRef;
 
+pub use confirm::{Check, checks, holds};
 pub use data::{arena_layout, mp_layout};
 use flow::{Reading, follow};
 use frames::Frames;
@@ -26,8 +29,58 @@ use crate::targets::slots::named_slots;
 use crate::targets::symbols::{Binding, Source, Symbol};
 use crate::targets::usdt::UsdtProbe;
 
+/// Tells one state of the rules from another: what was inferred by others is not taken for what these infer. Every source
+/// file that has a say is in it.
+pub const RULES: u64 = fingerprint(&[
+    include_bytes!("mod.rs"),
+    include_bytes!("data.rs"),
+    include_bytes!("flow.rs"),
+    include_bytes!("frames.rs"),
+    include_bytes!("graph.rs"),
+    include_bytes!("rules.rs"),
+    include_bytes!("../glibc.rs"),
+    include_bytes!("../../decode/aarch64.rs"),
+    include_bytes!("../../decode/x86_64.rs"),
+]);
+
+/// FNV-1a, which needs no crate at compile time.
+const fn fingerprint(files: &[&[u8]]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut file = 0;
+    while file < files.len() {
+        let mut at = 0;
+        while at < files[file].len() {
+            hash = (hash ^ files[file][at] as u64).wrapping_mul(0x100_0000_01b3);
+            at += 1;
+        }
+        file += 1;
+    }
+    hash
+}
+
 /// How far from the public functions the others of malloc.c may lie: the object file has 20 to 30 KiB.
 const NEAR_BYTES: u64 = 128 << 10;
+
+/// The names of what is inferred; parts that lie elsewhere have `.cold` behind their function's.
+pub const INFERRED_NAMES: [&str; 17] = [
+    "mp_",
+    "main_arena",
+    "_int_malloc",
+    "sysmalloc",
+    "sysmalloc_mmap",
+    "sysmalloc_mmap_fallback",
+    "munmap_chunk",
+    "mremap_chunk",
+    "systrim",
+    "alloc_new_heap",
+    "new_heap",
+    "_int_free",
+    "_int_free_chunk",
+    "heap_trim",
+    "_int_free_maybe_consolidate",
+    "_int_free_maybe_trim",
+    "__glibc_morecore",
+];
 
 /// A function or object that could not be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,9 +176,31 @@ fn tell<'data, R: ReadRef<'data>>(
     let (mp, layout) = mp.map_err(|why| format!("mp_ is not known: {why}"))?;
     let offsets = layout.offsets().ok_or("the layout of mp_ is not known")?;
     let (main_arena, _) = main_arena.map_err(|why| format!("main_arena is not known: {why}"))?;
-    let exported = |name: &str| known.iter().filter(|s| s.name == name).min_by_key(|s| s.binding).map(|s| s.vaddr);
-    let root = |name: &str| exported(name).ok_or_else(|| format!("{name} is not exported"));
-    let roots = Roots {
+    let roots = roots(known)?;
+    let frames = Frames::read(elf).map_err(|error| error.to_string())?;
+    let slots = roots.morecore.map(|pointer| Morecore::at(elf, pointer).slots).unwrap_or_default();
+    let mut graph = Graph::new(elf, machine, &frames, &slots, near(&roots));
+    let told = Rules { graph: &mut graph, roots, data: Data { mp, offsets, main_arena } }.apply();
+    let mut parts = BTreeMap::new();
+    let internal = functions_of(&told).into_iter().filter_map(|(_, verdict)| verdict.clone().ok().flatten());
+    let public: Vec<(&str, u64)> = function::ALL
+        .iter()
+        .filter_map(|function| Some((function.name(), exported(known, function.name())?)))
+        .collect();
+    for function in internal.chain(public.iter().map(|(_, vaddr)| *vaddr)) {
+        parts.insert(function, graph.whole(function).parts.clone());
+    }
+    Ok((told, Code { frames, public, parts }))
+}
+
+/// The address a program that links against `name` reaches.
+fn exported(known: &[Symbol], name: &str) -> Option<u64> {
+    known.iter().filter(|symbol| symbol.name == name).min_by_key(|symbol| symbol.binding).map(|symbol| symbol.vaddr)
+}
+
+fn roots(known: &[Symbol]) -> Result<Roots, String> {
+    let root = |name: &str| exported(known, name).ok_or_else(|| format!("{name} is not exported"));
+    Ok(Roots {
         malloc: root("malloc")?,
         calloc: root("calloc")?,
         realloc: root("realloc")?,
@@ -137,23 +212,15 @@ fn tell<'data, R: ReadRef<'data>>(
         madvise: root("madvise")?,
         mremap: root("mremap")?,
         sbrk: root("sbrk")?,
-        morecore: exported("__morecore"),
-    };
-    let frames = Frames::read(elf).map_err(|error| error.to_string())?;
-    let slots = roots.morecore.map(|pointer| Morecore::at(elf, pointer).slots).unwrap_or_default();
+        morecore: exported(known, "__morecore"),
+    })
+}
+
+/// Where the functions of malloc.c may lie.
+fn near(roots: &Roots) -> Range<u64> {
     let public = [roots.malloc, roots.calloc, roots.realloc, roots.free, roots.malloc_trim];
     let first = public.iter().min().copied().unwrap_or(0).saturating_sub(NEAR_BYTES);
-    let last = public.iter().max().copied().unwrap_or(0).saturating_add(NEAR_BYTES);
-    let mut graph = Graph::new(elf, machine, &frames, &slots, first..last);
-    let told = Rules { graph: &mut graph, roots, data: Data { mp, offsets, main_arena } }.apply();
-    let mut parts = BTreeMap::new();
-    let internal = functions_of(&told).into_iter().filter_map(|(_, verdict)| verdict.clone().ok().flatten());
-    let public: Vec<(&str, u64)> =
-        function::ALL.iter().filter_map(|function| Some((function.name(), exported(function.name())?))).collect();
-    for function in internal.chain(public.iter().map(|(_, vaddr)| *vaddr)) {
-        parts.insert(function, graph.whole(function).parts.clone());
-    }
-    Ok((told, Code { frames, public, parts }))
+    first..public.iter().max().copied().unwrap_or(0).saturating_add(NEAR_BYTES)
 }
 
 fn functions_of(told: &Told) -> [(&'static str, &Verdict); 11] {

@@ -9,7 +9,7 @@ use super::flow::Known;
 use super::graph::Graph;
 
 /// `_int_malloc` has 2,900 bytes or more in every build seen, and twice the code of any other function near it.
-const INT_MALLOC_BYTES: u64 = 1500;
+pub(super) const INT_MALLOC_BYTES: u64 = 1500;
 /// `sysmalloc` has 1,500 bytes or more.
 const SYSMALLOC_BYTES: u64 = 200;
 /// `__glibc_morecore` calls `sbrk` and does little else.
@@ -158,18 +158,24 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
             }
         }
         let fitting = candidates.len();
-        let mut served = BTreeSet::new();
-        for caller in self.graph.reach(roots.malloc, 1).into_keys() {
-            let arena = Some(self.data.main_arena);
-            let whole = self.graph.whole(caller);
-            served.extend(whole.exits.iter().filter(|exit| exit.argument == arena).map(|exit| exit.target));
-        }
+        let served = self.served_by_main_arena();
         candidates.retain(|function| served.contains(function));
         let why = match fitting {
             0 => "no function fits its rule",
             _ => "malloc is not seen to call what fits its rule with main_arena",
         };
         only(&candidates, unknown(why))
+    }
+
+    /// What malloc, or what it calls, calls with `main_arena` as the first argument.
+    pub(super) fn served_by_main_arena(&mut self) -> BTreeSet<u64> {
+        let mut served = BTreeSet::new();
+        for caller in self.graph.reach(self.roots.malloc, 1).into_keys() {
+            let arena = Some(self.data.main_arena);
+            let whole = self.graph.whole(caller);
+            served.extend(whole.exits.iter().filter(|exit| exit.argument == arena).map(|exit| exit.target));
+        }
+        served
     }
 
     /// The callee that reads both the threshold and the limit of mapped chunks, and compares the threshold with its
@@ -196,20 +202,20 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
     }
 
     /// Where `function` compares something with the threshold.
-    fn compared(&mut self, function: u64) -> Vec<(u64, [Option<Known>; 2])> {
+    pub(super) fn compared(&mut self, function: u64) -> Vec<(u64, [Option<Known>; 2])> {
         let threshold = Some(Known::Loaded(self.data.field(MP_MMAP_THRESHOLD)));
         let comparisons = &self.graph.whole(function).comparisons;
         comparisons.iter().filter(|(_, sides)| sides.contains(&threshold)).copied().collect()
     }
 
-    fn decides(&mut self, function: u64) -> bool {
+    pub(super) fn decides(&mut self, function: u64) -> bool {
         let data = self.data;
         let references = &self.graph.whole(function).references;
         references.contains(&data.field(MP_MMAP_THRESHOLD))
             && references.contains(&data.field(data.offsets.n_mmaps_max))
     }
 
-    fn counts_maps(&mut self, function: u64) -> bool {
+    pub(super) fn counts_maps(&mut self, function: u64) -> bool {
         let n_mmaps = self.data.field(self.data.offsets.n_mmaps);
         self.graph.whole(function).references.contains(&n_mmaps)
     }
@@ -351,13 +357,13 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
         only(&candidates, unknown("no function fits its rule"))
     }
 
-    fn gives_heaps_back(&mut self, function: u64) -> bool {
+    pub(super) fn gives_heaps_back(&mut self, function: u64) -> bool {
         let callees = &self.graph.whole(function).callees;
         callees.contains(&self.roots.munmap) && callees.contains(&self.roots.madvise)
     }
 
     /// How often `function` asks for more heap or less.
-    fn morecore_uses(&mut self, function: u64) -> usize {
+    pub(super) fn morecore_uses(&mut self, function: u64) -> usize {
         let whole = self.graph.whole(function);
         let mut direct = 0;
         for exit in &whole.exits {
@@ -367,7 +373,7 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
         direct + through
     }
 
-    fn is_morecore(&mut self, function: u64) -> bool {
+    pub(super) fn is_morecore(&mut self, function: u64) -> bool {
         function == self.roots.sbrk
             || (self.graph.is_function(function)
                 && self.graph.length(function) <= MORECORE_BYTES

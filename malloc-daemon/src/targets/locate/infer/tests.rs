@@ -170,6 +170,11 @@ fn frames(starts: &[(&str, Visibility, u64, u64)]) -> Vec<u8> {
     table
 }
 
+/// A libc in miniature whose internal functions have to be inferred.
+pub fn stripped_miniature() -> Vec<u8> {
+    file(&rows()).bytes(Symtab::Stripped)
+}
+
 fn told(rows: &[Row]) -> Located {
     locate(&*file(rows).bytes(Symtab::Stripped), None).expect("a libc")
 }
