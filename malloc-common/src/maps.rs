@@ -9,6 +9,7 @@ pub const MAP_NAMES: &[&str] = &[
     "HISTOGRAMS",
     "LOST",
     "PROCESSES",
+    "RECENT",
     "TARGETS",
     "FLIGHTS",
     "CHUNKS",
@@ -26,6 +27,7 @@ pub const PROGRAM_NAMES: &[&str] = &[
     "arena",
     "slow",
     "branch",
+    "blank",
     "enter_mmap",
     "enter_munmap",
     "enter_mremap",
@@ -42,6 +44,9 @@ pub const PROGRAM_NAMES: &[&str] = &[
 /// Images of processes counted at one time, ended ones included until they are collected:
 /// 4,096 x 648 bytes = 2.5 MiB.
 pub const SLOTS_DEFAULT: u32 = 4096;
+
+/// Hints from a process id to its slot, a power of two: 4,096 x 8 bytes (the kernel rounds up) = 32 KiB.
+pub const RECENT_SLOTS: u32 = 4096;
 
 /// Histograms of all processes together: 16,384 x 1,512 bytes = 23.6 MiB.
 /// At depth `sysmalloc` a busy process uses about ten.
@@ -76,6 +81,7 @@ pub const fn kernel_bytes(slots: u64, histograms: u64, flights: u64, chunks: u64
         + targets * (8 + ENTRY)
         + events
         + SAMPLES_BYTES as u64
+        + 8 * RECENT_SLOTS as u64
 }
 
 const _: () = {

@@ -47,6 +47,9 @@ pub enum Command {
     /// Waits until the recorder is ready, then becomes the command to record.
     #[command(name = crate::command::GATE, hide = true)]
     Gate(Gate),
+    /// Says how long the kernel programs are, for their budgets.
+    #[command(hide = true)]
+    Programs,
 }
 
 /// `serve`: what is given here wins over the file.

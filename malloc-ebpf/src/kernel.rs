@@ -16,11 +16,14 @@ use malloc_common::abi::{
 use malloc_common::chunk::{Chunk, ChunkKey};
 use malloc_common::histogram::{self, BUCKETS};
 use malloc_common::loss::Loss;
+use malloc_common::maps::RECENT_SLOTS;
 use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD, MpLayout};
 use malloc_common::tracker::{FIRST_SAMPLES, HistogramId, Kernel, Mp, Registers, SAMPLE_EVERY_NS, SlotId};
 
+use crate::machine;
 use crate::maps::{
-    CHUNKS, EVENTS, FLIGHTS, FREE_HISTS, FREE_SLOTS, HISTOGRAMS, LOST, PROCESSES, SAMPLES, SLOTS, TARGETS, ZERO_FLIGHT,
+    CHUNKS, EVENTS, FLIGHTS, FREE_HISTS, FREE_SLOTS, HISTOGRAMS, LOST, PROCESSES, RECENT, SAMPLES, SLOTS, TARGETS,
+    ZERO_FLIGHT,
 };
 
 /// 1: every process is counted; 0: those in `TARGETS`.
@@ -127,66 +130,6 @@ unsafe fn read_user<T>(address: u64, offset: u32) -> Option<T> {
     unsafe { bpf_probe_read_user(address.wrapping_add(u64::from(offset)) as *const T) }.ok()
 }
 
-#[cfg(target_arch = "bpf")]
-mod machine {
-    use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
-
-    /// Adds without using the result: the one form that BPF compiles to a plain atomic add.
-    ///
-    /// # Safety
-    ///
-    /// `at` points into a map value.
-    #[inline(always)]
-    pub unsafe fn add(at: *mut u64, n: u64) {
-        // SAFETY: the caller passes a pointer into a map value.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(at, n) };
-    }
-
-    /// Hides where an index comes from: the compiler would otherwise prove a bounds check needless and drop it,
-    /// and the verifier, which cannot follow the proof, would refuse the program.
-    #[inline(always)]
-    pub fn opaque(mut index: u64) -> u64 {
-        // SAFETY: one move of a register onto itself.
-        unsafe { core::arch::asm!("{0} = {0}", inout(reg) index, options(pure, nomem, nostack)) };
-        index
-    }
-
-    /// Stores `new` where nothing is stored yet; returns what was there.
-    ///
-    /// # Safety
-    ///
-    /// `at` points into a map value.
-    #[inline(always)]
-    pub unsafe fn replace_zero(at: *mut u32, new: u32) -> u32 {
-        // SAFETY: the caller passes a pointer into a map value.
-        unsafe { atomic_cxchg::<u32, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(at, 0, new) }.0
-    }
-}
-
-/// Type-checks the programs on the host, where none of them runs.
-#[cfg(not(target_arch = "bpf"))]
-mod machine {
-    /// # Safety
-    ///
-    /// As on the target.
-    pub unsafe fn add(at: *mut u64, n: u64) {
-        // SAFETY: the caller passes a pointer into a map value.
-        unsafe { *at += n };
-    }
-
-    pub fn opaque(index: u64) -> u64 {
-        index
-    }
-
-    /// # Safety
-    ///
-    /// As on the target.
-    pub unsafe fn replace_zero(at: *mut u32, new: u32) -> u32 {
-        // SAFETY: the caller passes a pointer into a map value.
-        unsafe { core::mem::replace(&mut *at, new) }
-    }
-}
-
 impl Kernel for Bpf {
     #[inline(always)]
     fn tgid(&self) -> u32 {
@@ -259,8 +202,21 @@ impl Kernel for Bpf {
 
     #[inline(always)]
     fn slot(&self, tgid: u32) -> Option<SlotId> {
+        let recent = RECENT.get_ptr_mut(tgid % RECENT_SLOTS)?;
+        // SAFETY: an aligned word of a map value, read and written whole.
+        let id = unsafe { recent.read_volatile() };
+        if let Some(slot) = SLOTS.get_ptr(id) {
+            // At most one live slot has this process's id, so whatever the hint was, it is right when these agree.
+            // SAFETY: a map value; the first word of a slot holds both.
+            if unsafe { (*slot).tgid == tgid && (*slot).state == SLOT_LIVE } {
+                return Some(id);
+            }
+        }
         // SAFETY: entries are plain numbers; a stale one is at worst the slot of a process that just ended.
-        unsafe { PROCESSES.get(&tgid) }.copied()
+        let id = unsafe { PROCESSES.get(&tgid) }.copied()?;
+        // SAFETY: as above.
+        unsafe { recent.write_volatile(id) };
+        Some(id)
     }
 
     #[inline(always)]

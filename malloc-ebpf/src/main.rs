@@ -8,8 +8,10 @@
 )]
 
 mod arena;
+mod blank;
 mod call;
 mod kernel;
+mod machine;
 mod maps;
 mod process;
 mod slow_path;

@@ -7,7 +7,8 @@ use malloc_common::abi::{Flight, Histogram, Slot};
 use malloc_common::chunk::{Chunk, ChunkKey};
 use malloc_common::loss::LOSSES;
 use malloc_common::maps::{
-    CHUNKS_DEFAULT, EVENTS_BYTES, FLIGHTS_DEFAULT, HISTOGRAMS_DEFAULT, SAMPLES_BYTES, SLOTS_DEFAULT, TARGETS_DEFAULT,
+    CHUNKS_DEFAULT, EVENTS_BYTES, FLIGHTS_DEFAULT, HISTOGRAMS_DEFAULT, RECENT_SLOTS, SAMPLES_BYTES, SLOTS_DEFAULT,
+    TARGETS_DEFAULT,
 };
 
 /// Slot index -> image of a process. The kernel fills and ends a slot, the daemon clears it and gives it back.
@@ -27,6 +28,11 @@ pub static LOST: Array<u64> = Array::with_max_entries(LOSSES as u32, BPF_F_MMAPA
 /// another program. Full: `process_table_full`.
 #[map]
 pub static PROCESSES: HashMap<u32, u32> = HashMap::with_max_entries(SLOTS_DEFAULT, 0);
+
+/// Process id modulo `RECENT_SLOTS` -> slot that last counted for such a process: a hint that spares the look-up in
+/// `PROCESSES`, believed only when that slot lives and is this process's. Never deleted.
+#[map]
+pub static RECENT: Array<u32> = Array::with_max_entries(RECENT_SLOTS, 0);
 
 /// Process id -> 1 for processes chosen for recording. The daemon inserts the first, `task_fork` their children,
 /// `task_exit` deletes. Full: `target_table_full`.

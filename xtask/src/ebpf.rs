@@ -1,4 +1,5 @@
 //! Builds the eBPF object, and proves that the committed one is what the sources give.
+pub mod budgets;
 pub mod compiler;
 pub mod object;
 
@@ -56,6 +57,7 @@ pub fn check(workspace: &Workspace) -> Result<()> {
     let shown = workspace.relative(&path).display();
     let committed =
         fs::read(&path).with_context(|| format!("cannot read {shown}: build it with `cargo xtask ebpf`"))?;
+    budgets::check(workspace, &Shape::of(&committed)?)?;
     let compiler = Compiler::choose()?;
     let built = build(workspace, &compiler)?;
     if committed == built {

@@ -40,6 +40,9 @@ enum Task {
         /// Write nothing: build, and compare with the committed object.
         #[arg(long, conflicts_with = "output")]
         check: bool,
+        /// Build nothing: measure the committed programs on this kernel, as root, and write their budgets anew.
+        #[arg(long, conflicts_with_all = ["output", "check"])]
+        budgets: bool,
         /// Write the object here instead of over the committed one.
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -80,13 +83,12 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Task::Setup { minimal } => setup::setup(minimal),
         Task::Ebpf { check: true, .. } => Workspace::find().and_then(|workspace| ebpf::check(&workspace)),
-        Task::Ebpf { check: false, output } => {
-            Workspace::find().and_then(|workspace| ebpf::write(&workspace, output.as_deref()))
-        }
         Task::Dist { check: true, .. } => Workspace::find().and_then(|workspace| dist::check(&workspace)),
         Task::Dist { check: false, output } => {
             Workspace::find().and_then(|workspace| dist::dist(&workspace, output.as_deref()).map(|_| ()))
         }
+        Task::Ebpf { budgets: true, .. } => Workspace::find().and_then(|workspace| ebpf::budgets::rewrite(&workspace)),
+        Task::Ebpf { output, .. } => Workspace::find().and_then(|workspace| ebpf::write(&workspace, output.as_deref())),
         Task::Tidy => Workspace::find().and_then(|workspace| tidy::tidy(&workspace)),
         Task::Test { no_kernel, filter } => {
             let selection = test::Selection { kernel: !no_kernel, filter };

@@ -14,6 +14,7 @@ use malloc_common::loss::LOSSES;
 use malloc_common::tracker::empty_flight;
 
 use super::{Collector, EventSource, RawImage, RawSnapshot};
+use crate::host::fdinfo;
 use crate::probes::{LoadError, MappedArray, Object};
 
 /// Why the maps cannot be read.
@@ -84,7 +85,7 @@ impl BpfCollector {
             return;
         }
         let Ok(index) = self.free_slots.pop(0) else { return };
-        let mut slot = Slot { tgid: pid, state: SLOT_LIVE, start_ns, first_ns: boot_ns(), ..Slot::FREE };
+        let mut slot = Slot { tgid: pid, start_ns, first_ns: boot_ns(), ..Slot::FREE };
         for (to, from) in slot.comm.iter_mut().zip(comm.bytes().take(15)) {
             *to = from;
         }
@@ -95,6 +96,13 @@ impl BpfCollector {
         if self.processes.insert(pid, index, 1).is_err() {
             self.slots.clear(index as usize);
             let _ = self.free_slots.push(index, 0);
+            return;
+        }
+        // Live only now that it counts, so that no program takes a hint to it before; not at all if it has ended since.
+        let first = |slot: Slot| slot.to_words()[0];
+        let live = first(Slot { state: SLOT_LIVE, ..slot });
+        if let Some(word) = self.slots.row(index as usize).first() {
+            let _ = word.compare_exchange(first(slot), live, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
@@ -177,19 +185,9 @@ impl Collector for BpfCollector {
         for (index, count) in lost.iter_mut().enumerate() {
             *count = self.lost.row(index).first().map_or(0, |word| word.load(Ordering::Relaxed));
         }
-        let missed = self.programs.iter().map(|fd| missed(fd.as_fd())).sum();
+        let missed = self.programs.iter().filter_map(|fd| fdinfo::figure(fd.as_fd(), fdinfo::RECURSION_MISSES)).sum();
         RawSnapshot { now_ns: boot_ns(), images, lost, missed }
     }
-}
-
-/// Times the kernel skipped a program because one was running on that CPU (`recursion_misses`, kernel 5.12).
-fn missed(program: BorrowedFd<'_>) -> u64 {
-    use std::os::fd::AsRawFd;
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).unwrap_or_default();
-    text.lines()
-        .find_map(|line| line.strip_prefix("recursion_misses:"))
-        .and_then(|value| value.trim().parse().ok())
-        .unwrap_or(0)
 }
 
 /// The clock of the kernel side: nanoseconds since boot, time asleep included.

@@ -31,10 +31,6 @@ const LIBC_PATHS: [&str; 4] = [
     "/usr/lib/x86_64-linux-gnu/libc.so.6",
 ];
 
-/// Enough for a trial: the kernel takes some hundred KiB for it.
-const SMALL: Capacities =
-    Capacities { slots: 64, histograms: 64, flights: 64, chunks: 64, targets: 64, events_bytes: 64 << 10 };
-
 /// Depths that need probes in the libc.
 const PROBED: [Depth; 3] = [Depth::Sysmalloc, Depth::Arena, Depth::Call];
 
@@ -200,7 +196,7 @@ fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused) {
         depth: Depth::Syscall,
         selection: Selection::Chosen,
         tracing: false,
-        capacities: SMALL,
+        capacities: Capacities::SMALL,
         keep: Keep { ended_ns: 0, ended_images: 0 },
     };
     let mut trials = Vec::new();

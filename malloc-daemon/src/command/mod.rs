@@ -16,6 +16,7 @@ mod doctor;
 mod gate;
 mod locate;
 mod manual;
+mod programs;
 mod record;
 mod serve;
 mod subject;
@@ -45,6 +46,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Completions(args) => completions::run(&args),
         Command::Manual(args) => manual::run(&args),
         Command::Gate(args) => gate::run(&args),
+        Command::Programs => programs::run(),
     });
     result.unwrap_or_else(|error| {
         eprintln!("malloc-daemon: {error:#}");

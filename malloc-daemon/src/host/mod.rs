@@ -9,6 +9,7 @@ use rustix::io::Errno;
 pub mod btf;
 pub mod checks;
 pub mod debug_files;
+pub mod fdinfo;
 pub mod file;
 pub mod kernel;
 pub mod link_map;

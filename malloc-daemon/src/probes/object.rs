@@ -9,7 +9,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use malloc_common::maps as capacity;
 
 /// The programs that are attached to instructions of user space.
-pub const UPROBE_PROGRAMS: [&str; 4] = ["call", "arena", "slow", "branch"];
+pub const UPROBE_PROGRAMS: [&str; 5] = ["call", "arena", "slow", "branch", "blank"];
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/probes/malloc.bpf.o"));
 
@@ -31,6 +31,12 @@ pub struct Capacities {
     pub targets: u32,
     /// Bytes of the event ring, a power of two.
     pub events_bytes: u32,
+}
+
+impl Capacities {
+    /// Enough for a trial: the kernel takes some hundred KiB for it.
+    pub const SMALL: Self =
+        Self { slots: 64, histograms: 64, flights: 64, chunks: 64, targets: 64, events_bytes: 64 << 10 };
 }
 
 impl Default for Capacities {
