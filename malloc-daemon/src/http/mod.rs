@@ -5,6 +5,7 @@ mod changes;
 mod listen;
 mod negotiate;
 mod pages;
+mod push;
 mod router;
 mod serve;
 mod tls;
@@ -21,6 +22,7 @@ use crate::report::prometheus::Totals;
 
 pub use self::access::{Access, SecretError, Token};
 pub use self::listen::{BindError, Listen, ListenParseError, Listener, SocketOptions};
+pub use self::push::{Collector, CollectorParseError, push};
 pub use self::router::router;
 pub use self::serve::serve;
 pub use self::tls::Tls;

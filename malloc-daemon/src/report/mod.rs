@@ -5,6 +5,7 @@ mod escape;
 pub mod inference;
 pub mod json;
 pub mod locate;
+pub mod otlp;
 pub mod prometheus;
 #[cfg(test)]
 pub(crate) mod sample;
