@@ -4,6 +4,7 @@ mod ebpf;
 mod run;
 mod setup;
 mod shell;
+mod soak;
 mod test;
 mod tidy;
 mod workspace;
@@ -58,6 +59,12 @@ enum Task {
         #[arg(long, value_name = "FOLDER")]
         output: Option<PathBuf>,
     },
+    /// Run the service under load for a long time, and watch memory, files, threads and losses.
+    Soak {
+        /// How long.
+        #[arg(long, value_name = "N", default_value_t = 30)]
+        minutes: u64,
+    },
     /// Check the rules of the tree that the compiler does not know.
     Tidy,
     /// Run every check and test that this machine can run.
@@ -89,6 +96,7 @@ fn main() -> ExitCode {
         }
         Task::Ebpf { budgets: true, .. } => Workspace::find().and_then(|workspace| ebpf::budgets::rewrite(&workspace)),
         Task::Ebpf { output, .. } => Workspace::find().and_then(|workspace| ebpf::write(&workspace, output.as_deref())),
+        Task::Soak { minutes } => Workspace::find().and_then(|workspace| soak::soak(&workspace, minutes)),
         Task::Tidy => Workspace::find().and_then(|workspace| tidy::tidy(&workspace)),
         Task::Test { no_kernel, filter } => {
             let selection = test::Selection { kernel: !no_kernel, filter };

@@ -128,7 +128,7 @@ fn show(listen: &str) -> Result<()> {
 }
 
 /// Status and body of one GET. HTTP/1.0: the body ends with the connection, in one piece.
-fn get(listen: &str, path: &str) -> Result<(u16, String)> {
+pub fn get(listen: &str, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(listen)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     // In one piece: a server may answer and close before a second one arrives.
