@@ -12,7 +12,7 @@ use crate::aggregate::model::Configuration;
 use crate::cli::Serve;
 use crate::config::{Config, Loaded, Source};
 use crate::daemon::{Observing, Wishes};
-use crate::http::{Access, Api, Limits, Listen, Listener, Readiness, Sources, serve};
+use crate::http::{Access, Api, Limits, Listen, Listener, Readiness, Sources, push, serve};
 use crate::observe::cache::Folder;
 use crate::observe::unix_ms;
 use crate::report::prometheus::Totals;
@@ -56,6 +56,7 @@ async fn service(source: Source, loaded: Loaded, cache_dir: Option<PathBuf>) -> 
     let totals = Totals::new(config.metrics.label, config.metrics.names as usize);
     let limits = Limits { connections: config.http.connections as usize, ..Limits::default() };
     let api = Api::new(sources, totals, env!("CARGO_PKG_VERSION"));
+    let pushing = config.push.collector.clone().map(|to| tokio::spawn(push(api.clone(), to, config.push.interval)));
     let mut readiness = observing.readiness.clone();
     let mut running = Running { source, config, observing, access, configuration };
     let stop = async {
@@ -69,6 +70,9 @@ async fn service(source: Source, loaded: Loaded, cache_dir: Option<PathBuf>) -> 
         }
     };
     serve(listeners, api, limits, stop).await;
+    if let Some(pushing) = pushing {
+        pushing.abort();
+    }
     let observing = running.observing;
     let stopped = tokio::task::spawn_blocking(move || observing.stop()).await.context("the observer died")?;
     if let Err(error) = stopped {
@@ -136,9 +140,9 @@ impl Running {
             tracing::warn!("a restart is needed to take over: {}", restart_for.join(", "));
         }
         self.configuration.send_replace(Arc::new(Configuration { restart_for, ..in_force(&self.source) }));
-        let Config { listen, socket, metrics, .. } = self.config.clone();
+        let Config { listen, socket, metrics, push, .. } = self.config.clone();
         let connections = self.config.http.connections;
-        self.config = Config { listen, socket, metrics, ..config };
+        self.config = Config { listen, socket, metrics, push, ..config };
         self.config.http.connections = connections;
         tracing::info!("the configuration is reloaded");
         Ok(())

@@ -15,7 +15,7 @@ use std::time::Duration;
 use malloc_common::depth::Depth;
 use serde::Deserialize;
 
-use crate::http::{DEFAULT_LISTEN, Listen};
+use crate::http::{Collector, DEFAULT_LISTEN, Listen};
 
 pub use self::references::References;
 pub use self::select::{Deep, Pattern, Subject};
@@ -50,6 +50,8 @@ pub struct Config {
     pub tls: Tls,
     /// `/metrics`.
     pub metrics: Metrics,
+    /// Metrics for collectors that are pushed to.
+    pub push: Push,
 }
 
 /// Who may ask, and how many at a time.
@@ -103,6 +105,18 @@ pub struct Metrics {
     pub names: u32,
 }
 
+/// Metrics for collectors that are pushed to.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Push {
+    /// The collector; `None`: nothing is pushed.
+    #[serde(deserialize_with = "value::optional")]
+    pub collector: Option<Collector>,
+    /// Time between two pushes, 10 ms to an hour.
+    #[serde(deserialize_with = "value::interval")]
+    pub interval: Duration,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -114,6 +128,7 @@ impl Default for Config {
             socket: Socket::default(),
             tls: Tls::default(),
             metrics: Metrics::default(),
+            push: Push::default(),
         }
     }
 }
@@ -133,6 +148,12 @@ impl Default for Socket {
 impl Default for Metrics {
     fn default() -> Self {
         Self { label: crate::report::prometheus::Label::Comm, names: 200 }
+    }
+}
+
+impl Default for Push {
+    fn default() -> Self {
+        Self { collector: None, interval: Duration::from_secs(15) }
     }
 }
 

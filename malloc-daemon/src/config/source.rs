@@ -72,6 +72,8 @@ impl Config {
             ("socket.group", self.socket.group != wanted.socket.group),
             ("metrics.label", self.metrics.label != wanted.metrics.label),
             ("metrics.names", self.metrics.names != wanted.metrics.names),
+            ("push.collector", self.push.collector != wanted.push.collector),
+            ("push.interval", self.push.interval != wanted.push.interval),
         ];
         differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }

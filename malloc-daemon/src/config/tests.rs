@@ -76,6 +76,7 @@ fn what_is_wrong_is_told_with_its_place_and_a_remedy() {
         ("[socket]\nmode = \"+77\"", "c.toml:2:8: ", "octal digits"),
         ("[socket]\nmode = 660", "c.toml:2:8: ", "expected a string"),
         ("[metrics]\nlabel = \"pid\"", "c.toml:2:9: ", "\"comm\" or \"cgroup\""),
+        ("[push]\ncollector = \"collector:4318\"", "c.toml:2:13: ", "give http://HOST:PORT/v1/metrics"),
         ("\n[tls]\nkey = \"/k\"", "c.toml:2:1: ", "give both, or neither"),
         ("depth = \"call\"\ndepth = \"call\"", "c.toml:2:1: ", "keep one of the two"),
         ("depth = call", "c.toml:1:9: ", "string"),

@@ -28,6 +28,12 @@ pub fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer:
     Parsed::deserialize(deserializer).map(|parsed| parsed.0)
 }
 
+/// The same; the empty word is none.
+pub fn optional<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(D::Error::custom) }
+}
+
 pub fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Listen>, D::Error> {
     let places = Vec::<Parsed<Listen>>::deserialize(deserializer)?;
     if places.is_empty() || places.len() > PLACES {

@@ -79,13 +79,13 @@ pub async fn push(api: Api, to: Collector, interval: Duration) {
 }
 
 async fn once(api: &Api, to: &Collector, host: &str) -> Result<(), String> {
-    let snapshot = api.snapshot();
-    let page = api.page(Page::Metrics(Format::OpenMetrics)).await;
+    let pages = api.pages();
+    let (page, _) = api.page(&pages, Page::Metrics(Format::OpenMetrics), false).await;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let origin = Origin {
         version: &api.version,
         host,
-        start_unix_ms: snapshot.window.start_unix_ms,
+        start_unix_ms: pages.snapshot.window.start_unix_ms,
         now_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
     };
     let body = request(&String::from_utf8_lossy(&page), &origin);
@@ -98,7 +98,7 @@ async fn send(to: &Collector, body: Bytes) -> Result<(), String> {
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let post = Request::post(&to.path)
         .header(HOST, &to.authority)
-        .header(CONTENT_TYPE, "application/json")
+        .header(CONTENT_TYPE, crate::report::otlp::MEDIA_TYPE)
         .body(Full::new(body))
         .map_err(|error| error.to_string())?;
     let exchange = async {
@@ -107,7 +107,8 @@ async fn send(to: &Collector, body: Bytes) -> Result<(), String> {
         if status.is_success() {
             return Ok(());
         }
-        let told = Limited::new(answer.into_body(), REFUSAL_BYTES).collect().await.map(|body| body.to_bytes());
+        let told =
+            Limited::new(answer.into_body(), REFUSAL_BYTES).collect().await.map(http_body_util::Collected::to_bytes);
         let told = told.unwrap_or_default();
         Err(format!("it answers {status}: {}", printable(&String::from_utf8_lossy(&told), 200)))
     };
@@ -161,7 +162,7 @@ mod tests {
         let sent = send(&to, Bytes::from_static(b"{\"x\":1}")).await;
         let seen = collector.await.expect("the collector");
         assert!(seen.starts_with("POST /v1/metrics HTTP/1.1\r\n"), "{seen}");
-        assert!(seen.contains("content-type: application/json\r\n"), "{seen}");
+        assert!(seen.contains("content-type: application/x-protobuf\r\n"), "{seen}");
         sent
     }
 

@@ -1,16 +1,23 @@
-//! The metrics page as an OTLP export request in JSON, for collectors that are pushed to.
+//! The metrics page as an OTLP export request, for collectors that are pushed to.
 //!
-//! One source for both: what a scraper reads, family by family, so that the two can never differ. The form is that of
-//! opentelemetry-proto 1.x, `ExportMetricsServiceRequest`, in its JSON encoding (64-bit integers are strings).
+//! One source for both: what a scraper reads, family by family, so that the two can never differ.
 
-use serde::Serialize;
+use prost::Message;
 
 mod exposition;
+mod message;
 
 use exposition::{Family, Kind, Sample, families};
+use message::{
+    Attribute, Data, Gauge, Histogram, HistogramPoint, Metric, Number, Request, Resource, ResourceMetrics, Scope,
+    ScopeMetrics, Sum, Text,
+};
 
-/// OTLP's word for sums that count from a start: `AGGREGATION_TEMPORALITY_CUMULATIVE`.
-const CUMULATIVE: u8 = 2;
+/// What a request is sent as.
+pub const MEDIA_TYPE: &str = "application/x-protobuf";
+
+/// `AGGREGATION_TEMPORALITY_CUMULATIVE`: sums count from a start.
+const CUMULATIVE: i32 = 2;
 
 /// Where the figures come from and when they are true.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,205 +35,104 @@ pub struct Origin<'a> {
 /// The body of a POST to a collector's `/v1/metrics`, from the OpenMetrics page.
 #[must_use]
 pub fn request(page: &str, origin: &Origin<'_>) -> Vec<u8> {
-    let times = Times { start: nanoseconds(origin.start_unix_ms), now: nanoseconds(origin.now_unix_ms) };
-    let families = families(page);
-    let metrics = families.iter().filter_map(|family| metric(family, &times)).collect();
-    let attribute = |key, value: &str| Attribute { key, value: Text { string_value: value.to_owned() } };
-    let request = Request {
-        resource_metrics: [ResourceMetrics {
-            resource: Resource {
-                attributes: vec![
-                    attribute("service.name", "malloc-daemon"),
-                    attribute("service.version", origin.version),
-                    attribute("service.instance.id", origin.host),
-                    attribute("host.name", origin.host),
-                ],
-            },
-            scope_metrics: [ScopeMetrics { scope: Scope { name: "malloc-daemon", version: origin.version }, metrics }],
-        }],
+    message(page, origin).encode_to_vec()
+}
+
+fn message(page: &str, origin: &Origin<'_>) -> Request {
+    let times = Times {
+        start: origin.start_unix_ms.saturating_mul(1_000_000),
+        now: origin.now_unix_ms.saturating_mul(1_000_000),
     };
-    serde_json::to_vec(&request).unwrap_or_default()
-}
-
-fn nanoseconds(milliseconds: u64) -> String {
-    (u128::from(milliseconds) * 1_000_000).to_string()
-}
-
-struct Times {
-    start: String,
-    now: String,
-}
-
-fn metric<'a>(family: &'a Family<'a>, times: &'a Times) -> Option<Metric<'a>> {
-    let mut metric = Metric { name: family.name, description: family.help, sum: None, gauge: None, histogram: None };
-    let points = || family.samples.iter().map(|sample| number(sample, times)).collect();
-    match family.kind {
-        Kind::Counter => {
-            metric.sum = Some(Sum { aggregation_temporality: CUMULATIVE, is_monotonic: true, data_points: points() });
-        }
-        Kind::Gauge => metric.gauge = Some(Gauge { data_points: points() }),
-        Kind::Histogram => {
-            let data_points = histograms(family, times);
-            metric.histogram = Some(Histogram { aggregation_temporality: CUMULATIVE, data_points });
-        }
+    let metrics =
+        families(page).iter().filter(|family| !family.samples.is_empty()).map(|f| metric(f, &times)).collect();
+    let scope = Scope { name: "malloc-daemon".to_owned(), version: origin.version.to_owned() };
+    let attributes = vec![
+        attribute("service.name", "malloc-daemon"),
+        attribute("service.version", origin.version),
+        attribute("service.instance.id", origin.host),
+        attribute("host.name", origin.host),
+    ];
+    Request {
+        resource_metrics: vec![ResourceMetrics {
+            resource: Some(Resource { attributes }),
+            scope_metrics: vec![ScopeMetrics { scope: Some(scope), metrics }],
+        }],
     }
-    (!family.samples.is_empty()).then_some(metric)
 }
 
-fn attributes<'a>(labels: impl Iterator<Item = &'a (&'a str, String)>) -> Vec<Attribute<'a>> {
-    labels.map(|(key, value)| Attribute { key, value: Text { string_value: value.clone() } }).collect()
+/// Nanoseconds since 1970.
+struct Times {
+    start: u64,
+    now: u64,
 }
 
-fn number<'a>(sample: &'a Sample<'a>, times: &'a Times) -> Number<'a> {
+fn metric(family: &Family<'_>, times: &Times) -> Metric {
+    let points = || family.samples.iter().map(|sample| number(sample, times)).collect();
+    let data = match family.kind {
+        Kind::Counter => {
+            Data::Sum(Sum { data_points: points(), aggregation_temporality: CUMULATIVE, is_monotonic: true })
+        }
+        Kind::Gauge => Data::Gauge(Gauge { data_points: points() }),
+        Kind::Histogram => {
+            Data::Histogram(Histogram { data_points: histograms(family, times), aggregation_temporality: CUMULATIVE })
+        }
+    };
+    Metric { name: family.name.to_owned(), description: family.help.to_owned(), data: Some(data) }
+}
+
+fn attribute(key: &str, value: &str) -> Attribute {
+    Attribute { key: key.to_owned(), value: Some(Text { string_value: Some(value.to_owned()) }) }
+}
+
+fn number(sample: &Sample<'_>, times: &Times) -> Number {
     Number {
-        attributes: attributes(sample.labels.iter()),
-        start_time_unix_nano: &times.start,
-        time_unix_nano: &times.now,
-        as_double: sample.value,
+        start_time_unix_nano: times.start,
+        time_unix_nano: times.now,
+        as_double: Some(sample.value),
+        attributes: sample.labels.iter().map(|(name, value)| attribute(name, value)).collect(),
     }
 }
 
 /// One point for each set of labels; the page's buckets are cumulative, OTLP's are not.
-fn histograms<'a>(family: &'a Family<'a>, times: &'a Times) -> Vec<HistogramPoint<'a>> {
-    let mut points: Vec<HistogramPoint<'a>> = Vec::new();
-    let mut last: Option<Vec<&(&str, String)>> = None;
-    let mut below = 0.0;
+fn histograms(family: &Family<'_>, times: &Times) -> Vec<HistogramPoint> {
+    let mut points: Vec<HistogramPoint> = Vec::new();
+    let mut below = 0;
     for sample in &family.samples {
-        let own: Vec<&(&str, String)> = sample.labels.iter().filter(|(name, _)| *name != "le").collect();
-        if last.as_ref() != Some(&own) {
+        let own = sample.labels.iter().filter(|(name, _)| *name != "le");
+        let attributes: Vec<Attribute> = own.map(|(name, value)| attribute(name, value)).collect();
+        if points.last().is_none_or(|point| point.attributes != attributes) {
             points.push(HistogramPoint {
-                attributes: attributes(own.iter().copied()),
-                start_time_unix_nano: &times.start,
-                time_unix_nano: &times.now,
-                count: String::new(),
-                sum: 0.0,
-                bucket_counts: Vec::new(),
-                explicit_bounds: Vec::new(),
+                start_time_unix_nano: times.start,
+                time_unix_nano: times.now,
+                attributes,
+                ..HistogramPoint::default()
             });
-            last = Some(own);
-            below = 0.0;
+            below = 0;
         }
         let Some(point) = points.last_mut() else { continue };
         match sample.suffix {
-            "_sum" => point.sum = sample.value,
+            "_sum" => point.sum = Some(sample.value),
             "_count" => point.count = whole(sample.value),
             _ => {
                 let bound = sample.labels.iter().find(|(name, _)| *name == "le").and_then(|(_, le)| le.parse().ok());
                 // The last bucket has no bound.
                 point.explicit_bounds.extend(bound.filter(|bound: &f64| bound.is_finite()));
-                point.bucket_counts.push(whole(sample.value - below));
-                below = sample.value;
+                point.bucket_counts.push(whole(sample.value).saturating_sub(below));
+                below = whole(sample.value);
             }
         }
     }
     points
 }
 
-/// Counts below 2^53 are exact; a negative difference cannot be.
-fn whole(value: f64) -> String {
-    format!("{:.0}", value.max(0.0))
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Request<'a> {
-    resource_metrics: [ResourceMetrics<'a>; 1],
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ResourceMetrics<'a> {
-    resource: Resource<'a>,
-    scope_metrics: [ScopeMetrics<'a>; 1],
-}
-
-#[derive(Serialize)]
-struct Resource<'a> {
-    attributes: Vec<Attribute<'a>>,
-}
-
-#[derive(Serialize)]
-struct ScopeMetrics<'a> {
-    scope: Scope<'a>,
-    metrics: Vec<Metric<'a>>,
-}
-
-#[derive(Serialize)]
-struct Scope<'a> {
-    name: &'a str,
-    version: &'a str,
-}
-
-#[derive(Serialize)]
-struct Metric<'a> {
-    name: &'a str,
-    description: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sum: Option<Sum<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gauge: Option<Gauge<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    histogram: Option<Histogram<'a>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Sum<'a> {
-    aggregation_temporality: u8,
-    is_monotonic: bool,
-    data_points: Vec<Number<'a>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Gauge<'a> {
-    data_points: Vec<Number<'a>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Histogram<'a> {
-    aggregation_temporality: u8,
-    data_points: Vec<HistogramPoint<'a>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Number<'a> {
-    attributes: Vec<Attribute<'a>>,
-    start_time_unix_nano: &'a str,
-    time_unix_nano: &'a str,
-    as_double: f64,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct HistogramPoint<'a> {
-    attributes: Vec<Attribute<'a>>,
-    start_time_unix_nano: &'a str,
-    time_unix_nano: &'a str,
-    count: String,
-    sum: f64,
-    bucket_counts: Vec<String>,
-    explicit_bounds: Vec<f64>,
-}
-
-#[derive(Serialize)]
-struct Attribute<'a> {
-    key: &'a str,
-    value: Text,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Text {
-    string_value: String,
+/// A count of the page: never negative, exact below 2^53.
+fn whole(value: f64) -> u64 {
+    value as u64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
 
     const PAGE: &str = "# HELP malloc_calls Calls.\n# TYPE malloc_calls counter\n\
         malloc_calls_total{comm=\"a\\\"b\",function=\"malloc\"} 12\n\
@@ -237,52 +143,55 @@ mod tests {
         malloc_request_bytes_bucket{le=\"15.0\",comm=\"y\"} 1\nmalloc_request_bytes_bucket{le=\"+Inf\",comm=\"y\"} 1\n\
         # HELP malloc_complete One.\n# TYPE malloc_complete gauge\nmalloc_complete 1\n# EOF\n";
 
-    fn document() -> Value {
+    fn sent(page: &str) -> (Vec<Attribute>, Vec<Metric>) {
         let origin =
             Origin { version: "1.2.3", host: "h", start_unix_ms: 1_700_000_000_000, now_unix_ms: 1_700_000_000_500 };
-        serde_json::from_slice(&request(PAGE, &origin)).expect("JSON")
+        let mut request = Request::decode(&*request(page, &origin)).expect("a message");
+        let mut resource = request.resource_metrics.remove(0);
+        (resource.resource.expect("a resource").attributes, resource.scope_metrics.remove(0).metrics)
     }
 
     #[test]
     fn the_request_says_who_where_and_when() {
-        let document = document();
-        let attributes = &document["resourceMetrics"][0]["resource"]["attributes"];
-        assert_eq!(attributes[0]["value"]["stringValue"], "malloc-daemon");
-        assert_eq!(attributes[3]["value"]["stringValue"], "h");
-        let point = &document["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0]["sum"]["dataPoints"][0];
-        assert_eq!(point["startTimeUnixNano"], "1700000000000000000");
-        assert_eq!(point["timeUnixNano"], "1700000000500000000");
-        assert_eq!(point["attributes"][0]["value"]["stringValue"], "a\"b");
-        assert_eq!(point["asDouble"], 12.0);
+        let (attributes, metrics) = sent(PAGE);
+        assert!(attributes.contains(&attribute("service.name", "malloc-daemon")));
+        assert!(attributes.contains(&attribute("host.name", "h")));
+        let Some(Data::Sum(sum)) = &metrics[0].data else { panic!("{:?}", metrics[0]) };
+        assert!(sum.is_monotonic);
+        let point = &sum.data_points[0];
+        assert_eq!(point.start_time_unix_nano, 1_700_000_000_000_000_000);
+        assert_eq!(point.time_unix_nano, 1_700_000_000_500_000_000);
+        assert_eq!(point.attributes, [attribute("comm", "a\"b"), attribute("function", "malloc")]);
+        assert_eq!(point.as_double, Some(12.0));
     }
 
     #[test]
     fn cumulative_buckets_become_counts_of_their_own() {
-        let document = document();
-        let metrics = &document["resourceMetrics"][0]["scopeMetrics"][0]["metrics"];
-        let points = metrics[1]["histogram"]["dataPoints"].as_array().expect("points");
-        assert_eq!(points.len(), 2);
-        assert_eq!(points[0]["bucketCounts"], serde_json::json!(["3", "2"]));
-        assert_eq!(points[0]["explicitBounds"], serde_json::json!([15.0]));
-        assert_eq!((&points[0]["count"], &points[0]["sum"]), (&"5".into(), &40.0.into()));
-        assert_eq!(points[1]["bucketCounts"], serde_json::json!(["1", "0"]));
-        assert_eq!(metrics[2]["gauge"]["dataPoints"][0]["asDouble"], 1.0);
+        let (_, metrics) = sent(PAGE);
+        let Some(Data::Histogram(histogram)) = &metrics[1].data else { panic!("{:?}", metrics[1]) };
+        let [x, y] = &histogram.data_points[..] else { panic!("{histogram:?}") };
+        assert_eq!((x.count, x.sum), (5, Some(40.0)));
+        assert_eq!((&x.bucket_counts[..], &x.explicit_bounds[..]), (&[3, 2][..], &[15.0][..]));
+        assert_eq!(y.bucket_counts, [1, 0]);
+        let Some(Data::Gauge(gauge)) = &metrics[2].data else { panic!("{:?}", metrics[2]) };
+        assert_eq!(gauge.data_points[0].as_double, Some(1.0));
     }
 
     #[test]
-    fn the_whole_page_of_a_snapshot_is_taken_over() {
+    fn no_line_of_the_page_is_left_out() {
         use crate::report::prometheus::{Format, Totals, render};
         use crate::report::sample;
         let mut totals = Totals::default();
         totals.feed(&sample::lossy());
         let page = render(&totals, "0.1.0", Format::OpenMetrics);
-        let origin = Origin { version: "0.1.0", host: "h", start_unix_ms: 1, now_unix_ms: 2 };
-        let document: Value = serde_json::from_slice(&request(&page, &origin)).expect("JSON");
-        let metrics = document["resourceMetrics"][0]["scopeMetrics"][0]["metrics"].as_array().expect("metrics");
-        let with_samples = families(&page).iter().filter(|family| !family.samples.is_empty()).count();
-        assert_eq!(metrics.len(), with_samples);
+        let (_, metrics) = sent(&page);
         let lines = page.lines().filter(|line| !line.starts_with('#')).count();
-        let samples: usize = families(&page).iter().map(|family| family.samples.len()).sum();
-        assert_eq!(samples, lines, "no line of the page is left out");
+        let points = metrics.iter().map(|metric| match metric.data.as_ref().expect("data") {
+            Data::Gauge(gauge) => gauge.data_points.len(),
+            Data::Sum(sum) => sum.data_points.len(),
+            // A line for each bucket, the sum and the count.
+            Data::Histogram(histogram) => histogram.data_points.iter().map(|p| p.bucket_counts.len() + 2).sum(),
+        });
+        assert_eq!(points.sum::<usize>(), lines);
     }
 }
