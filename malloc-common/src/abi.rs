@@ -1,6 +1,6 @@
 //! The layouts that cross the kernel boundary: fixed-width integers and arrays only.
 
-use crate::chunk::Chunk;
+use crate::chunk::{Chunk, WATCHES, Watch};
 use crate::function::{Function, SIZED_FUNCTIONS};
 use crate::histogram::BUCKETS;
 pub use crate::origin::{ALL_ORIGINS, ORIGINS, Origin, SYSCALLS, Syscall};
@@ -94,10 +94,18 @@ pub enum Counter {
     BirthUnknown,
     /// Times a mapped chunk could not be remembered because the table was full.
     ChunksUntracked,
+    /// Bytes of the chunks in [`Series::ChunkFaults`].
+    WatchedBytes,
+    /// Sum of the squares of their page faults.
+    FaultsSquared,
+    /// Those of them that were watched to their end and unmapped within [`crate::chunk::CHURN_NS`].
+    ChurnWatched,
+    /// Page faults of these.
+    ChurnFaults,
 }
 
 /// How many counters a process has.
-pub const COUNTERS: usize = 2 + 2 * SIZED_FUNCTIONS + 4 + 2 * ORIGINS + 5 + 7;
+pub const COUNTERS: usize = 2 + 2 * SIZED_FUNCTIONS + 4 + 2 * ORIGINS + 5 + 7 + 4;
 
 impl Counter {
     /// The index in [`Slot::counters`].
@@ -129,6 +137,10 @@ impl Counter {
             Counter::ChurnedBytes => REST + 9,
             Counter::BirthUnknown => REST + 10,
             Counter::ChunksUntracked => REST + 11,
+            Counter::WatchedBytes => REST + 12,
+            Counter::FaultsSquared => REST + 13,
+            Counter::ChurnWatched => REST + 14,
+            Counter::ChurnFaults => REST + 15,
         }
     }
 }
@@ -179,6 +191,8 @@ pub struct Slot {
     pub threshold_ns: u64,
     /// When a crossing was last sent with its stack, nanoseconds since boot.
     pub sampled_ns: u64,
+    /// Mapped chunks whose page faults are being counted.
+    pub watches: [Watch; WATCHES],
     /// Indexed by [`Series::index`]: 1 + the index of a [`Histogram`]; 0: nothing recorded yet.
     pub series: [u32; SERIES],
     /// Indexed by [`Counter::index`].
@@ -347,6 +361,7 @@ impl Slot {
         mmapped_bytes: 0,
         threshold_ns: 0,
         sampled_ns: 0,
+        watches: [Watch::FREE; WATCHES],
         series: [0; SERIES],
         counters: [0; COUNTERS],
     };
@@ -397,13 +412,13 @@ pub fn sample_from_bytes(bytes: &[u8]) -> Option<(Event, [u64; 3], &[u8])> {
 }
 
 const _: () = {
-    assert!(size_of::<Slot>() == 104 + SERIES * 4 + COUNTERS * 8);
+    assert!(size_of::<Slot>() == 104 + WATCHES * size_of::<Watch>() + SERIES * 4 + COUNTERS * 8);
     assert!(size_of::<Slot>().is_multiple_of(8));
     assert!(size_of::<Histogram>() == 8 * (1 + BUCKETS));
     assert!(size_of::<Flight>() == 8 * 17 + 16 + size_of::<Chunk>());
     assert!(size_of::<Event>() == 24 + 16 + 80);
     assert!(size_of::<Sample>() == size_of::<Event>() + 32 + STACK_BYTES);
-    assert!(Counter::ChunksUntracked.index() + 1 == COUNTERS);
+    assert!(Counter::ChurnFaults.index() + 1 == COUNTERS);
     assert!(Series::ChunkFaults.index() + 1 == SERIES);
 };
 
@@ -451,6 +466,10 @@ mod tests {
             Counter::ChurnedBytes,
             Counter::BirthUnknown,
             Counter::ChunksUntracked,
+            Counter::WatchedBytes,
+            Counter::FaultsSquared,
+            Counter::ChurnWatched,
+            Counter::ChurnFaults,
         ];
         for f in crate::function::ALL.into_iter().filter(|f| *f != Function::Free) {
             all.extend([Counter::Failed(f), Counter::FailedTransfer(f)]);

@@ -39,10 +39,11 @@ pub const PROGRAM_NAMES: &[&str] = &[
     "task_exec",
     "task_fork",
     "task_exit",
+    "fault",
 ];
 
 /// Images of processes counted at one time, ended ones included until they are collected:
-/// 4,096 x 648 bytes = 2.5 MiB.
+/// 4,096 x 904 bytes = 3.5 MiB.
 pub const SLOTS_DEFAULT: u32 = 4096;
 
 /// Hints from a process id to its slot, a power of two: 4,096 x 8 bytes (the kernel rounds up) = 32 KiB.
@@ -52,10 +53,10 @@ pub const RECENT_SLOTS: u32 = 4096;
 /// At depth `sysmalloc` a busy process uses about ten.
 pub const HISTOGRAMS_DEFAULT: u32 = 16384;
 
-/// Threads with a slow-path state: 16,384 x (152 + 4 bytes + the kernel's 64 of book-keeping) = 3.4 MiB.
+/// Threads with a slow-path state: 16,384 x (184 + 4 bytes + the kernel's 64 of book-keeping) = 3.9 MiB.
 pub const FLIGHTS_DEFAULT: u32 = 16384;
 
-/// Mapped chunks of all processes together: 32,768 x (16 + 24 bytes + the kernel's 64) = 3.3 MiB. glibc maps at most
+/// Mapped chunks of all processes together: 32,768 x (16 + 32 bytes + the kernel's 64) = 3.5 MiB. glibc maps at most
 /// 65,536 chunks in one process (`M_MMAP_MAX`) and raises its threshold at the first free, so that few processes have
 /// more than a hundred at a time.
 pub const CHUNKS_DEFAULT: u32 = 32768;

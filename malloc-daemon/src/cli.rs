@@ -70,6 +70,9 @@ pub struct Serve {
     /// Probe processes of this name down to `call`, those that start later too. May be repeated.
     #[arg(long, value_name = "NAME")]
     pub comm: Vec<String>,
+    /// Count the page faults that mapped chunks take: costs something at every page fault of the machine.
+    #[arg(long)]
+    pub faults: bool,
     /// Time between two snapshots [default: 1s].
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub interval: Option<Duration>,

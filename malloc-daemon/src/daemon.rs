@@ -36,6 +36,8 @@ pub struct Wishes {
     pub depth: Depth,
     /// Processes probed down to `call`.
     pub deep: Deep,
+    /// Count page faults of mapped chunks. Taken at the start: a change needs a restart.
+    pub faults: bool,
     /// Time between two snapshots.
     pub interval: Duration,
     /// Where inferences outlive the daemon.
@@ -133,6 +135,7 @@ fn observe(mut wishes: Wishes, posts: &Posts) -> Result<(), StartError> {
         depth: wishes.depth,
         selection: Selection::Everything,
         tracing: false,
+        faults: wishes.faults,
         capacities: Capacities::default(),
         keep: Keep { ended_ns: ENDED_NS, ended_images: ENDED_IMAGES },
     })?;

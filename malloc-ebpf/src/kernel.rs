@@ -13,7 +13,7 @@ use aya_ebpf::helpers::{
 use malloc_common::abi::{
     COUNTERS, Counter, Event, Flight, Origin, SERIES, SLOT_EXITED, SLOT_LIVE, STACK_BYTES, Sample, Series, Slot,
 };
-use malloc_common::chunk::{Chunk, ChunkKey};
+use malloc_common::chunk::{Chunk, ChunkKey, WATCHES, Watch};
 use malloc_common::histogram::{self, BUCKETS};
 use malloc_common::loss::Loss;
 use malloc_common::maps::RECENT_SLOTS;
@@ -32,6 +32,9 @@ static ADMIT_ALL: Global<u32> = Global::new(1);
 /// 1: chains are sent as events.
 #[unsafe(no_mangle)]
 static TRACING: Global<u32> = Global::new(0);
+/// 1: page faults of mapped chunks are counted.
+#[unsafe(no_mangle)]
+static FAULTS: Global<u32> = Global::new(0);
 /// Byte offsets in this kernel's structures, from its BTF.
 #[unsafe(no_mangle)]
 static OFF_GROUP_LEADER: Global<u32> = Global::new(0);
@@ -299,7 +302,7 @@ impl Kernel for Bpf {
         }
         let taken = FREE_HISTS.pop().ok()??;
         // SAFETY: as above.
-        let before = unsafe { machine::replace_zero(at, taken + 1) };
+        let before = unsafe { machine::replace(at, 0, taken + 1) };
         if before == 0 {
             return Some(taken);
         }
@@ -376,6 +379,33 @@ impl Kernel for Bpf {
     }
 
     #[inline(always)]
+    fn counts_faults(&self) -> bool {
+        FAULTS.load() != 0
+    }
+
+    #[inline(always)]
+    fn with_watch<R, F: FnOnce(&mut Watch) -> R>(&self, slot: SlotId, index: u64, f: F) -> Option<R> {
+        let watch = watch_of(slot, index)?;
+        // SAFETY: aligned words of a map value; who changes it has made it its own, who reads it alone may see it change.
+        Some(f(unsafe { &mut *watch }))
+    }
+
+    #[inline(always)]
+    fn change_watch(&self, slot: SlotId, index: u64, from: u32, to: u32) -> bool {
+        // SAFETY: a map value.
+        watch_of(slot, index)
+            .is_some_and(|watch| unsafe { machine::replace(&raw mut (*watch).state, from, to) } == from)
+    }
+
+    #[inline(always)]
+    fn add_fault(&self, slot: SlotId, index: u64) {
+        if let Some(watch) = watch_of(slot, index) {
+            // SAFETY: a map value.
+            unsafe { machine::add(&raw mut (*watch).faults, 1) };
+        }
+    }
+
+    #[inline(always)]
     fn image_ns(&self, slot: SlotId) -> u64 {
         // SAFETY: a map value; written before the slot counts.
         SLOTS.get_ptr(slot).map_or(0, |slot| unsafe { (*slot).first_ns })
@@ -445,4 +475,15 @@ fn series_of(slot: *mut Slot, series: Series) -> Option<*mut u32> {
     }
     // SAFETY: the index was just checked.
     Some(unsafe { (&raw mut (*slot).series).cast::<u32>().add(index as usize) })
+}
+
+#[inline(always)]
+fn watch_of(slot: SlotId, index: u64) -> Option<*mut Watch> {
+    let slot = SLOTS.get_ptr_mut(slot)?;
+    let index = machine::opaque(index);
+    if index >= WATCHES as u64 {
+        return None;
+    }
+    // SAFETY: the index was just checked.
+    Some(unsafe { (&raw mut (*slot).watches).cast::<Watch>().add(index as usize) })
 }

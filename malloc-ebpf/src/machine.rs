@@ -1,9 +1,9 @@
 //! Atomic operations and a move that the compiler cannot see through: what BPF has and Rust gives no stable name.
 
 #[cfg(not(target_arch = "bpf"))]
-pub use checked::{add, opaque, replace_zero};
+pub use checked::{add, opaque, replace};
 #[cfg(target_arch = "bpf")]
-pub use machine::{add, opaque, replace_zero};
+pub use machine::{add, opaque, replace};
 
 #[cfg(target_arch = "bpf")]
 mod machine {
@@ -29,15 +29,15 @@ mod machine {
         index
     }
 
-    /// Stores `new` where nothing is stored yet; returns what was there.
+    /// Stores `new` where `old` is stored; returns what was there.
     ///
     /// # Safety
     ///
     /// `at` points into a map value.
     #[inline(always)]
-    pub unsafe fn replace_zero(at: *mut u32, new: u32) -> u32 {
+    pub unsafe fn replace(at: *mut u32, old: u32, new: u32) -> u32 {
         // SAFETY: the caller passes a pointer into a map value.
-        unsafe { atomic_cxchg::<u32, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(at, 0, new) }.0
+        unsafe { atomic_cxchg::<u32, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(at, old, new) }.0
     }
 }
 
@@ -59,8 +59,9 @@ mod checked {
     /// # Safety
     ///
     /// As on the target.
-    pub unsafe fn replace_zero(at: *mut u32, new: u32) -> u32 {
+    pub unsafe fn replace(at: *mut u32, old: u32, new: u32) -> u32 {
         // SAFETY: the caller passes a pointer into a map value.
-        unsafe { core::mem::replace(&mut *at, new) }
+        let held = unsafe { &mut *at };
+        if *held == old { core::mem::replace(held, new) } else { *held }
     }
 }

@@ -10,6 +10,7 @@
 mod arena;
 mod blank;
 mod call;
+mod faults;
 mod kernel;
 mod machine;
 mod maps;

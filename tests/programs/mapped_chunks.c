@@ -1,14 +1,16 @@
 /*
- * mapped_chunks [T] [N] [BYTES] [hold|before]: T threads map N chunks each, above a pinned threshold, and touch some pages of
+ * mapped_chunks [T] [N] [BYTES] [hold|before|once]: T threads map N chunks each, above a pinned threshold, and touch some pages of
  * each. Of every eight, one is kept for more than a second, one is never freed, one is resized before it is freed and
  * one is freed by the next thread; the rest is freed at once. Lifetimes are known by clock: one that cannot be told from
  * a second ends the program. `hold` waits at the end for standard input to close. `before` maps N chunks, says so, waits
- * for a byte on standard input, begins a new account, frees them, and then does as above.
+ * for a byte on standard input, begins a new account, frees them, and then does as above. With `once` each thread
+ * frees (some resized) what it mapped before it maps the next: no more than T chunks are mapped at a time.
  *
  * Page faults of chunks are what the kernel counted for the thread between the call that maps and the one that frees.
  */
 #include "truth.h"
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
 
@@ -26,6 +28,7 @@ static struct chunk kept[MOST_THREADS][MOST / 8 + 1], passed[MOST_THREADS][MOST 
 static unsigned long ended, churned, churned_bytes, left, faults_now, faults_all;
 static unsigned long count, bytes, threads, unknown;
 static pthread_barrier_t all_mapped;
+static int once;
 
 static unsigned long now(void) {
     struct timespec time;
@@ -66,13 +69,16 @@ static struct chunk map(unsigned long i, unsigned long *taken) {
 
 static void *work(void *argument) {
     unsigned long self = (unsigned long)(uintptr_t)argument, kept_count = 0, taken = 0;
-    /* A thread's arena has room for the request that made it; and the first calls pay for pages of their own. */
+    /* A thread's arena has room for the request that made it; and its stack must not take faults between. */
     t_free(t_malloc(16));
+    volatile char deep[32768];
+    for (unsigned at = 0; at < sizeof deep; at += 1024)
+        deep[at] = 0;
     now(), faults();
     for (unsigned long i = 0; i < count; i++) {
         struct chunk chunk = map(i, &taken);
         t_add(&faults_all, taken);
-        switch (i % 8) {
+        switch (once && i % 8 != 5 ? 0 : i % 8) {
         case 1:
             kept[self][kept_count++] = chunk;
             break;
@@ -92,6 +98,8 @@ static void *work(void *argument) {
         }
     }
     pthread_barrier_wait(&all_mapped);
+    if (once)
+        return NULL;
     unsigned long next = (self + 1) % threads;
     for (unsigned long i = 0; i < MOST / 8; i++) {
         if (passed[next][i].memory)
@@ -125,7 +133,10 @@ int main(int argc, char **argv) {
     t_pin_threshold((int)bytes);
     if (argc > 4 && t_equal(argv[4], "before"))
         before();
+    once = argc > 4 && t_equal(argv[4], "once");
     pthread_t started[MOST_THREADS];
+    /* Pages of code and data that are used for the first time would count with a chunk. */
+    t_require(!mlockall(MCL_CURRENT), "mlockall");
     pthread_barrier_init(&all_mapped, NULL, (unsigned)threads);
     for (unsigned long i = 1; i < threads; i++)
         t_require(!pthread_create(&started[i], NULL, work, (void *)(uintptr_t)i), "pthread_create");

@@ -3,17 +3,18 @@
 //! A chunk is taken out of the table when the call that unmaps or moves it *enters*: from then on until it returns no
 //! other thread can be given its address, so that what a later `mmap` remembers there is never taken for it.
 
-use crate::abi::{Counter, Origin, Series};
+use crate::abi::{Counter, Series, Syscall};
 use crate::chunk::{CHURN_NS, Chunk};
 use crate::loss::Loss;
 
-use super::{Kernel, SlotId, count};
+use super::{Kernel, SlotId, count, faults};
 
 /// A crossing's `mmap` returned.
 #[inline(always)]
 pub(super) fn mapped<K: Kernel>(k: &K, slot: SlotId, address: u64, bytes: u64, now: u64, nanoseconds: u64) {
     k.add(slot, Counter::CrossingNs, nanoseconds);
-    remember(k, slot, address, &Chunk { born_ns: now, image_ns: k.image_ns(slot), bytes });
+    let watch = faults::watch(k, slot, address, bytes, now);
+    remember(k, slot, address, &Chunk { born_ns: now, image_ns: k.image_ns(slot), bytes, watch });
 }
 
 /// A chunk's `munmap` or `mremap` enters: what is known of it, for the call's return.
@@ -27,23 +28,26 @@ pub(super) fn take<K: Kernel>(k: &K, slot: SlotId, address: u64) -> Chunk {
 
 /// That call returned.
 #[inline(always)]
-pub(super) fn returned<K: Kernel>(k: &K, slot: SlotId, origin: Origin, call: &Returned) {
+pub(super) fn returned<K: Kernel>(k: &K, slot: SlotId, syscall: Syscall, call: &Returned) {
     let chunk = &call.chunk;
-    let counter = if let Origin::MremapChunk = origin { Counter::ChunkRemapNs } else { Counter::ChunkUnmapNs };
+    let counter = if let Syscall::Mremap = syscall { Counter::ChunkRemapNs } else { Counter::ChunkUnmapNs };
     k.add(slot, counter, call.nanoseconds);
     if chunk.born_ns == 0 {
-        if let (Origin::MunmapChunk, false) = (origin, call.failed) {
+        if let (Syscall::Munmap, false) = (syscall, call.failed) {
             k.add(slot, Counter::BirthUnknown, 1);
         }
     } else if call.failed {
         remember(k, slot, call.address, chunk);
-    } else if let Origin::MremapChunk = origin {
+    } else if let Syscall::Mremap = syscall {
+        faults::moved(k, slot, chunk.watch, call.address, call.result, call.bytes);
         remember(k, slot, call.result, &Chunk { bytes: call.bytes, ..*chunk });
     } else {
         // Until the call: what the kernel takes to unmap it is no part of its life.
         let age = call.entered_ns.saturating_sub(chunk.born_ns);
         count(k, slot, Series::Lifetime, age);
-        if age < CHURN_NS {
+        let churn = age < CHURN_NS;
+        faults::ended(k, slot, chunk.watch, call.address, churn);
+        if churn {
             k.add(slot, Counter::ChurnedChunks, 1);
             k.add(slot, Counter::ChurnedBytes, call.bytes);
         }

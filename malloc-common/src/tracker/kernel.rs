@@ -1,7 +1,7 @@
 //! What the tracker needs from the kernel it runs in.
 
 use crate::abi::{Counter, Event, Flight, Series};
-use crate::chunk::Chunk;
+use crate::chunk::{Chunk, Watch};
 use crate::loss::Loss;
 use crate::site::MpLayout;
 
@@ -81,6 +81,14 @@ pub trait Kernel {
     fn remember_chunk(&self, address: u64, chunk: &Chunk) -> bool;
     /// Forgets the chunk at that address of the running process and returns what was known of it.
     fn forget_chunk(&self, address: u64) -> Option<Chunk>;
+    /// True when page faults are counted.
+    fn counts_faults(&self) -> bool;
+    /// Runs `f` on a place for a watched chunk; indices from [`crate::chunk::WATCHES`] on have none.
+    fn with_watch<R, F: FnOnce(&mut Watch) -> R>(&self, slot: SlotId, index: u64, f: F) -> Option<R>;
+    /// Changes the state of such a place; false when it was not `from`: of two threads that try, one succeeds.
+    fn change_watch(&self, slot: SlotId, index: u64, from: u32, to: u32) -> bool;
+    /// Adds one to its page faults.
+    fn add_fault(&self, slot: SlotId, index: u64);
     /// When the image that a slot counts for was first seen, nanoseconds since boot.
     fn image_ns(&self, slot: SlotId) -> u64;
 

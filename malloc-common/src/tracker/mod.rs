@@ -17,9 +17,11 @@ use crate::loss::Loss;
 use crate::site::{Cookie, Role};
 
 mod chunks;
+mod faults;
 mod kernel;
 mod trace;
 
+pub use faults::fault;
 pub use kernel::{HistogramId, Kernel, Mp, Registers, SlotId};
 pub use trace::traced_function;
 
@@ -164,7 +166,10 @@ pub fn syscall_enter<K: Kernel>(k: &K, syscall: Syscall, args: [u64; 6]) {
         flight.entered_ns = now;
         flight.args = args;
         flight.old_break = old_break;
-        resizes = matches!(origin, Origin::MunmapChunk | Origin::MremapChunk);
+        resizes = matches!(
+            (syscall, origin),
+            (Syscall::Munmap, Origin::MunmapChunk) | (Syscall::Mremap, Origin::MremapChunk)
+        );
     });
     if resizes {
         let chunk = chunks::take(k, slot, args[0]);
@@ -215,11 +220,12 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
         count(k, slot, series, bytes);
     }
     let Some(origin) = Origin::from_index(origin) else { return };
-    if let Origin::MunmapChunk | Origin::MremapChunk = origin
+    // The system call is known when a program is compiled: the others get no code for this.
+    if let (Syscall::Munmap, Origin::MunmapChunk) | (Syscall::Mremap, Origin::MremapChunk) = (syscall, origin)
         && let Some((chunk, address)) = k.with_flight(k.tid(), |flight| (flight.chunk, flight.args[0]))
     {
         let call = chunks::Returned { chunk, address, bytes, result, failed, entered_ns, nanoseconds };
-        chunks::returned(k, slot, origin, &call);
+        chunks::returned(k, slot, syscall, &call);
     }
     if failed {
         k.add(slot, Counter::SyscallFailed(syscall), 1);
@@ -230,7 +236,7 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
         };
         k.add(slot, Counter::OriginCalls(origin), 1);
         k.add(slot, Counter::OriginBytes(origin), bytes);
-        if let Origin::MmapCrossing = origin {
+        if let (Syscall::Mmap, Origin::MmapCrossing) = (syscall, origin) {
             count(k, slot, Series::Crossing, bytes);
             chunks::mapped(k, slot, result, bytes, now, nanoseconds);
             if let Some(nth) = k.crossing_to_sample(slot, now) {

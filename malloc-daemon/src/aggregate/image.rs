@@ -10,10 +10,11 @@ use malloc_common::function::{self, Function};
 use malloc_common::histogram;
 use malloc_common::loss::Loss;
 
+use super::chunks;
 use super::heap::Heap;
 use super::model::{
-    Allocator, Bucket, ChunkEnds, Count, Crossings, End, FunctionCount, Funnel, LossReason, Process, ProcessId, Sized,
-    SyscallCount, Syscalls, Threshold, ThresholdMode, ThresholdSource,
+    Allocator, Bucket, Count, End, FunctionCount, Funnel, LossReason, Process, ProcessId, Sized, SyscallCount,
+    Syscalls, Threshold, ThresholdMode, ThresholdSource,
 };
 use crate::collect::RawImage;
 
@@ -40,6 +41,8 @@ pub struct Facts {
     pub probed_since_ns: u64,
     /// Its heap as the daemon last read it from the process's memory, or why it could not.
     pub heap: Result<Option<Arc<Heap>>, String>,
+    /// Page faults of mapped chunks are counted.
+    pub faults: bool,
 }
 
 impl Default for Facts {
@@ -56,6 +59,7 @@ impl Default for Facts {
             cut_short: false,
             probed_since_ns: 0,
             heap: Ok(None),
+            faults: false,
         }
     }
 }
@@ -111,7 +115,7 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
         threshold: threshold(slot).or(heap.as_ref().map(|heap| heap.threshold)),
         heap,
         heap_unread: facts.heap.as_ref().err().cloned(),
-        crossings: told(Origin::MmapCrossing).then(|| crossings(row, &told)),
+        crossings: told(Origin::MmapCrossing).then(|| chunks::crossings(row, &told, facts.faults)),
         syscalls: Syscalls {
             mmap: syscall(row, Syscall::Mmap, &told),
             munmap: syscall(row, Syscall::Munmap, &told),
@@ -128,7 +132,7 @@ fn text(comm: &[u8; 16]) -> String {
     String::from_utf8_lossy(comm.get(..end).unwrap_or(comm)).into_owned()
 }
 
-fn counter(slot: &Slot, counter: Counter) -> u64 {
+pub(super) fn counter(slot: &Slot, counter: Counter) -> u64 {
     slot.counters.get(counter.index()).copied().unwrap_or(0)
 }
 
@@ -196,7 +200,7 @@ fn count(histogram: Option<&Histogram>) -> Count {
     histogram.map_or(Count::default(), |h| Count { calls: h.buckets.iter().sum(), bytes: h.sum })
 }
 
-fn buckets(histogram: Option<&Histogram>) -> Vec<Bucket> {
+pub(super) fn buckets(histogram: Option<&Histogram>) -> Vec<Bucket> {
     let held = histogram.iter().flat_map(|h| h.buckets.iter().enumerate());
     held.filter(|(_, calls)| **calls != 0)
         .map(|(index, calls)| {
@@ -206,22 +210,8 @@ fn buckets(histogram: Option<&Histogram>) -> Vec<Bucket> {
         .collect()
 }
 
-fn sized(histogram: Option<&Histogram>) -> Sized {
+pub(super) fn sized(histogram: Option<&Histogram>) -> Sized {
     Sized { count: count(histogram), sizes: buckets(histogram) }
-}
-
-fn crossings(row: &RawImage, told: &dyn Fn(Origin) -> bool) -> Crossings {
-    let slot = &row.slot;
-    let lengths = sized(row.histogram(Series::Crossing));
-    // A chunk that moves unseen is another chunk afterwards.
-    let ends = (told(Origin::MunmapChunk) && told(Origin::MremapChunk)).then(|| ChunkEnds {
-        lifetime_ns: buckets(row.histogram(Series::Lifetime)),
-        churned: Count { calls: counter(slot, Counter::ChurnedChunks), bytes: counter(slot, Counter::ChurnedBytes) },
-        birth_unknown: counter(slot, Counter::BirthUnknown),
-        munmap_ns: counter(slot, Counter::ChunkUnmapNs),
-        mremap_ns: counter(slot, Counter::ChunkRemapNs),
-    });
-    Crossings { count: lengths.count, sizes: lengths.sizes, mmap_ns: counter(slot, Counter::CrossingNs), ends }
 }
 
 fn threshold(slot: &Slot) -> Option<Threshold> {

@@ -8,6 +8,7 @@ use malloc_common::loss;
 
 use crate::collect::{RawImage, RawSnapshot};
 
+mod chunks;
 pub mod heap;
 mod image;
 pub mod incidents;

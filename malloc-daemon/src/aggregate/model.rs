@@ -8,6 +8,9 @@ use malloc_common::function::Function;
 use malloc_common::loss::Loss;
 
 use super::heap::Heap;
+mod crossings;
+
+pub use crossings::{ChunkEnds, ChunkFaults, Crossings, FaultsTotal};
 
 /// Everything the daemon knows at one moment. Immutable; shared with readers behind an `Arc`.
 #[derive(Clone, Debug, PartialEq)]
@@ -230,44 +233,6 @@ pub struct Sized {
     pub count: Count,
     /// The buckets that are not empty, ascending.
     pub sizes: Vec<Bucket>,
-}
-
-/// Chunks that `malloc` mapped, and what that cost.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Crossings {
-    /// How many, and the bytes mapped.
-    pub count: Count,
-    /// Distribution of the lengths.
-    pub sizes: Vec<Bucket>,
-    /// Nanoseconds in their `mmap`s.
-    pub mmap_ns: u64,
-    /// What became of them; `None`: no probe of the allocator tells.
-    pub ends: Option<ChunkEnds>,
-}
-
-/// What became of mapped chunks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ChunkEnds {
-    /// Those that were mapped and unmapped while observed: nanoseconds from the return of `mmap` to the entry of
-    /// `munmap`. Calls that resize a chunk are part of its life.
-    pub lifetime_ns: Vec<Bucket>,
-    /// Unmapped within a second (`malloc_common::chunk::CHURN_NS`): how many, and the bytes unmapped.
-    pub churned: Count,
-    /// Unmapped, but mapped before the process was observed, by the process it was forked from, in place of a heap that
-    /// could not grow, or while the table was full.
-    pub birth_unknown: u64,
-    /// Nanoseconds in their `munmap`s.
-    pub munmap_ns: u64,
-    /// Nanoseconds in their `mremap`s.
-    pub mremap_ns: u64,
-}
-
-impl ChunkEnds {
-    /// How many were mapped and unmapped while observed.
-    #[must_use]
-    pub fn ended(&self) -> u64 {
-        self.lifetime_ns.iter().fold(0, |sum, bucket| sum.saturating_add(bucket.calls))
-    }
 }
 
 /// One public function.

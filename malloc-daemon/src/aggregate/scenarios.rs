@@ -16,6 +16,7 @@ use crate::collect::sim::{Room, Sim};
 use crate::collect::{Collector, RawImage};
 
 mod chunks;
+mod faults;
 
 const KEEP: Keep = Keep { ended_ns: u64::MAX, ended_images: 64 };
 /// `mmap(NULL, len, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0)`

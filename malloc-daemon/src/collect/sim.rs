@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use malloc_common::abi::{
     Counter, Event, Flight, Histogram, Origin, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, SLOT_REPLACED, Series, Slot, Syscall,
 };
-use malloc_common::chunk::{Chunk, ChunkKey};
+use malloc_common::chunk::{Chunk, ChunkKey, WATCHES, Watch};
 use malloc_common::function::Function;
 use malloc_common::histogram;
 use malloc_common::loss::{LOSSES, Loss};
@@ -68,6 +68,8 @@ pub struct Sim {
     pub words: RefCell<BTreeMap<u64, u64>>,
     /// Events that were sent.
     pub events: RefCell<Vec<Event>>,
+    /// Page faults of mapped chunks are counted.
+    pub faults: Cell<bool>,
     /// True while a tracer listens.
     pub tracing: Cell<bool>,
 }
@@ -96,6 +98,7 @@ impl Sim {
             lost: RefCell::new([0; LOSSES]),
             words: RefCell::default(),
             events: RefCell::default(),
+            faults: Cell::new(true),
             tracing: Cell::new(false),
         }
     }
@@ -181,6 +184,14 @@ impl Sim {
         tracker::syscall_exit(self, syscall, result);
         if syscall == Syscall::Brk {
             self.task(|task| task.program_break = result);
+        }
+        self
+    }
+
+    /// The running process touches these pages for the first time.
+    pub fn touch(&self, addresses: impl IntoIterator<Item = u64>) -> &Self {
+        if self.faults.get() {
+            addresses.into_iter().for_each(|address| tracker::fault(self, address));
         }
         self
     }
@@ -370,6 +381,24 @@ impl Kernel for Sim {
 
     fn forget_chunk(&self, address: u64) -> Option<Chunk> {
         self.chunks.borrow_mut().remove(&ChunkKey { tgid: self.tgid().into(), address })
+    }
+
+    fn counts_faults(&self) -> bool {
+        self.faults.get()
+    }
+
+    fn with_watch<R, F: FnOnce(&mut Watch) -> R>(&self, slot: SlotId, index: u64, f: F) -> Option<R> {
+        let index = usize::try_from(index).ok().filter(|index| *index < WATCHES)?;
+        Some(f(&mut self.slots.borrow_mut()[slot as usize].watches[index]))
+    }
+
+    fn change_watch(&self, slot: SlotId, index: u64, from: u32, to: u32) -> bool {
+        let same = self.with_watch(slot, index, |watch| watch.state == from) == Some(true);
+        same && self.with_watch(slot, index, |watch| watch.state = to).is_some()
+    }
+
+    fn add_fault(&self, slot: SlotId, index: u64) {
+        let _ = self.with_watch(slot, index, |watch| watch.faults += 1);
     }
 
     fn image_ns(&self, slot: SlotId) -> u64 {

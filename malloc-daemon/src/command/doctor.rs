@@ -196,6 +196,7 @@ fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused) {
         depth: Depth::Syscall,
         selection: Selection::Chosen,
         tracing: false,
+        faults: false,
         capacities: Capacities::SMALL,
         keep: Keep { ended_ns: 0, ended_images: 0 },
     };

@@ -104,6 +104,8 @@ fn recording(depth: Depth, selection: crate::observe::Selection, tracing: bool) 
         depth,
         selection,
         tracing,
+        // A trace prints none.
+        faults: !tracing,
         capacities: crate::probes::Capacities::default(),
         keep: crate::aggregate::Keep { ended_ns: u64::MAX, ended_images: RECORDED_IMAGES },
     }

@@ -18,6 +18,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         let object = Object::load(&Options {
             admit_all,
             tracing,
+            faults: true,
             offsets: Offsets::default(),
             capacities: Capacities::SMALL,
             multi_uprobes: multi,

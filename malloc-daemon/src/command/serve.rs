@@ -101,7 +101,13 @@ async fn failure(readiness: &mut watch::Receiver<Readiness>) {
 }
 
 fn wishes(config: &Config) -> Wishes {
-    Wishes { depth: config.depth, deep: config.deep.clone(), interval: config.interval, cache_dir: None }
+    Wishes {
+        depth: config.depth,
+        deep: config.deep.clone(),
+        faults: config.faults,
+        interval: config.interval,
+        cache_dir: None,
+    }
 }
 
 fn in_force(source: &Source) -> Configuration {

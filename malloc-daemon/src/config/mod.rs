@@ -40,6 +40,8 @@ pub struct Config {
     /// Time between two snapshots, 10 ms to an hour.
     #[serde(deserialize_with = "value::interval")]
     pub interval: Duration,
+    /// Page faults of mapped chunks are counted.
+    pub faults: bool,
     /// Processes probed down to `call`.
     pub deep: Deep,
     /// Who may ask, and how many at a time.
@@ -123,6 +125,7 @@ impl Default for Config {
             listen: DEFAULT_LISTEN.parse().into_iter().collect(),
             depth: Depth::Sysmalloc,
             interval: Duration::from_secs(1),
+            faults: false,
             deep: Deep::default(),
             http: Http::default(),
             socket: Socket::default(),

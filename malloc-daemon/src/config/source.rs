@@ -49,6 +49,7 @@ impl Source {
         }
         config.depth = line.depth.unwrap_or(config.depth);
         config.interval = line.interval.unwrap_or(config.interval);
+        config.faults |= line.faults;
         if !line.pid.is_empty() {
             config.deep.pid.clone_from(&line.pid);
         }
@@ -67,6 +68,7 @@ impl Config {
         let differs = [
             ("listen", self.listen != wanted.listen),
             ("depth", wanted.depth < self.depth),
+            ("faults", self.faults != wanted.faults),
             ("http.connections", self.http.connections != wanted.http.connections),
             ("socket.mode", self.socket.mode != wanted.socket.mode),
             ("socket.group", self.socket.group != wanted.socket.group),
@@ -112,9 +114,12 @@ mod tests {
     #[test]
     fn what_a_reload_cannot_change_is_named() {
         let running = Config::default();
-        let wanted = loaded(&[], "listen = ['127.0.0.1:1']\ndepth = 'call'\ninterval = '7s'\n[metrics]\nnames = 3\n");
-        assert_eq!(running.restart_for(&wanted), ["listen", "metrics.names"]);
-        assert_eq!(wanted.restart_for(&running), ["listen", "depth", "metrics.names"]);
+        let wanted = loaded(
+            &[],
+            "listen = ['127.0.0.1:1']\ndepth = 'call'\ninterval = '7s'\nfaults = true\n[metrics]\nnames = 3\n",
+        );
+        assert_eq!(running.restart_for(&wanted), ["listen", "faults", "metrics.names"]);
+        assert_eq!(wanted.restart_for(&running), ["listen", "depth", "faults", "metrics.names"]);
         assert!(running.restart_for(&running).is_empty());
     }
 }

@@ -326,6 +326,14 @@ fn is_executable_of(pid: Pid, path: &Path) -> bool {
     is_at(Root::Process(pid)) || is_at(Root::Host)
 }
 
+/// Resident memory of this very process, bytes.
+#[must_use]
+pub fn own_resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};

@@ -2,6 +2,7 @@
 
 pub mod cache;
 mod census;
+mod faults;
 mod files;
 mod heaps;
 mod naming;

@@ -11,12 +11,13 @@ use malloc_common::depth::Depth;
 
 use super::cache::Cache;
 use super::census::{Census, Found};
+use super::faults;
 use super::files::{FileRefused, Files};
 use super::heaps::{Heaps, Pace};
 use super::naming::Naming;
 use super::options::{Options, Selection, StartError};
 use super::selected::Selected;
-use super::serving::serving;
+use super::serving::{may_serve, serving};
 use crate::aggregate::incidents::{Incidents, StackId};
 use crate::aggregate::model::{DaemonCost, Host, NANOSECONDS_PER_TICK, Probe, Snapshot, Stack, Verdict};
 use crate::aggregate::{Aggregate, Facts, Moment};
@@ -25,7 +26,6 @@ use crate::host::file::{FileKey, Root, open_in_root};
 use crate::host::process::{self, Pid};
 use crate::host::{HostError, btf, checks, kernel, tracefs};
 use crate::probes::{self, Attached, KernelLog, LoadError, Object, Offsets, Scope, Targets};
-use crate::targets::discover::CandidateKind;
 use crate::targets::{Contents, ElfFacts};
 
 /// When a process is looked at after its `exec`, until its allocator is known: its loader maps the libraries meanwhile.
@@ -57,6 +57,8 @@ pub struct Observer {
     files: Files,
     lifecycle: Attached,
     syscalls: Attached,
+    /// `None`: page faults are not counted.
+    faults: Option<Attached>,
     events: Events,
     samples: Samples,
     naming: Naming,
@@ -116,6 +118,7 @@ impl Observer {
         let mut object = Object::load(&probes::Options {
             admit_all: options.selection == Selection::Everything,
             tracing: options.tracing,
+            faults: options.faults,
             offsets: Offsets {
                 group_leader: task.task_group_leader,
                 start_time: task.task_start_boottime,
@@ -137,11 +140,14 @@ impl Observer {
         let collector = BpfCollector::new(&mut object)?;
         let lifecycle = probes::attach_processes(&mut object)?;
         let syscalls = probes::attach_syscalls(&mut object)?;
+        let mut notes = Vec::new();
+        let faults = if options.faults { faults::attach(&mut object, &mut notes) } else { None };
         Ok(Self {
             options,
             files: Files::default(),
             lifecycle,
             syscalls,
+            faults,
             events,
             samples,
             naming,
@@ -162,7 +168,7 @@ impl Observer {
             deep: HashMap::new(),
             selected: Selected::default(),
             last_collect_us: 0,
-            notes: Vec::new(),
+            notes,
             late: Vec::new(),
         })
     }
@@ -398,7 +404,11 @@ impl Observer {
         };
         self.heaps.ask(&raw.images, &|row| self.census.place(row));
         let (census, files, heaps, depth) = (&self.census, &self.files, &self.heaps, self.options.depth);
-        let facts = |row: &RawImage| Facts { heap: heaps.of(row), ..census.facts(row, files, depth) };
+        let facts = |row: &RawImage| Facts {
+            heap: heaps.of(row),
+            faults: self.faults.is_some(),
+            ..census.facts(row, files, depth)
+        };
         let snapshot = self.aggregate.apply(&raw, moment, &facts);
         // Only now: what an image counted is described by the probes that it had.
         if !ended.is_empty() {
@@ -437,7 +447,8 @@ impl Observer {
             depth: Depth::Syscall,
             verdict: Verdict::Attached,
         });
-        always.chain(self.files.verdicts()).chain(self.notes.iter().cloned()).collect()
+        let faults = self.faults.iter().map(|_| faults::probe(Verdict::Attached));
+        always.chain(faults).chain(self.files.verdicts()).chain(self.notes.iter().cloned()).collect()
     }
 
     /// Records something that could not be probed, for the list of probes.
@@ -452,7 +463,7 @@ impl Observer {
         let own = process::stat(Pid(std::process::id())).ok().flatten();
         DaemonCost {
             cpu_ms: own.map_or(0, |own| (own.user_ticks + own.system_ticks) * 10),
-            resident_bytes: resident_bytes().unwrap_or(0),
+            resident_bytes: process::own_resident_bytes().unwrap_or(0),
             kernel_bytes: self.options.capacities.kernel_bytes(),
             collect_us: self.last_collect_us,
         }
@@ -479,22 +490,9 @@ impl Observer {
     }
 }
 
-/// A library serves `malloc` by its name; the loader, which has a `malloc` of its own for its start, does not.
-fn may_serve(path: &Path) -> bool {
-    use std::os::unix::ffi::OsStrExt;
-    let name = path.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
-    CandidateKind::of_library(&name).is_some() || !name.windows(3).any(|part| part == b".so")
-}
-
 /// Milliseconds since 1970.
 #[must_use]
 pub fn unix_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn resident_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
 }

@@ -25,6 +25,8 @@ pub struct Options {
     pub selection: Selection,
     /// Chains are sent as events.
     pub tracing: bool,
+    /// Page faults of mapped chunks are counted: costs something at every page fault of the machine.
+    pub faults: bool,
     /// Sizes of the kernel maps.
     pub capacities: Capacities,
     /// How long ended processes stay.

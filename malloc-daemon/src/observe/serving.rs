@@ -1,5 +1,8 @@
 //! Finds the allocator that serves a process among the files that it maps.
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 use super::census::{Found, Serving};
 use super::files::{Files, Known, MappedFile};
 use crate::host::file::{FileKey, Root};
@@ -11,6 +14,12 @@ use crate::targets::{Contents, ElfFacts};
 
 /// After every place in a dynamic linker's list.
 const OUT_OF_ORDER: usize = 1 << 16;
+
+/// A library serves `malloc` by its name; the loader, which has a `malloc` of its own for its start, does not.
+pub fn may_serve(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
+    CandidateKind::of_library(&name).is_some() || !name.windows(3).any(|part| part == b".so")
+}
 
 /// The allocator of a process: the first of the executable, another allocator's library, the C library that defines
 /// `malloc`. Files not seen before are admitted, and `attach` is called for the one that serves.

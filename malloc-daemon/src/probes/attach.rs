@@ -5,9 +5,10 @@ use std::num::NonZeroU32;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use aya::programs::perf_event::{PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent};
 use aya::programs::trace_point::TracePointLink;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
-use aya::programs::{Program, ProgramError, RawTracePoint, TracePoint, UProbe};
+use aya::programs::{PerfEvent, Program, ProgramError, RawTracePoint, TracePoint, UProbe};
 
 use super::object::Object;
 use super::syscall::{Site, attach_multi_uprobe};
@@ -58,6 +59,9 @@ pub enum AttachError {
         /// The kernel's answer.
         error: Box<ProgramError>,
     },
+    /// The kernel refuses a perf event.
+    #[error("cannot count page faults: {0}")]
+    Faults(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// An attached group of probes.
@@ -72,6 +76,8 @@ pub enum Attached {
     Tracepoints(Vec<TracePointLink>),
     /// Raw tracepoints.
     Raw(Vec<aya::programs::raw_trace_point::RawTracePointLink>),
+    /// Perf events, one on each processor.
+    Perf(Vec<PerfEventLink>),
 }
 
 /// Attaches the probes of one file.
@@ -200,4 +206,28 @@ pub fn attach_processes(object: &mut Object) -> Result<Attached, AttachError> {
         links.push(link);
     }
     Ok(Attached::Raw(links))
+}
+
+/// Attaches the program that counts page faults of mapped chunks, on every processor that is online.
+///
+/// # Errors
+///
+/// See [`AttachError`].
+pub fn attach_faults(object: &mut Object) -> Result<Attached, AttachError> {
+    let program: &mut PerfEvent = object
+        .ebpf
+        .program_mut("fault")
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| AttachError::NoProgram("fault".to_owned()))?;
+    let cpus = aya::util::online_cpus().map_err(|(_, error)| AttachError::Faults(Box::new(error)))?;
+    let mut links = Vec::new();
+    for cpu in cpus {
+        let event = PerfEventConfig::Software(SoftwareEvent::PageFaults);
+        let link = program
+            .attach(event, PerfEventScope::AllProcessesOneCpu { cpu }, SamplePolicy::Period(1), false)
+            .and_then(|id| program.take_link(id))
+            .map_err(|error| AttachError::Faults(Box::new(error)))?;
+        links.push(link);
+    }
+    Ok(Attached::Perf(links))
 }

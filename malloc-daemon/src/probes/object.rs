@@ -93,6 +93,8 @@ pub struct Options {
     pub admit_all: bool,
     /// Send chains as events.
     pub tracing: bool,
+    /// Count page faults of mapped chunks.
+    pub faults: bool,
     /// Offsets in this kernel's structures.
     pub offsets: Offsets,
     /// Sizes of the maps.
@@ -153,12 +155,14 @@ impl Object {
         let c = options.capacities;
         let flag = |on: bool| u32::from(on);
         let (admit_all, tracing, o) = (flag(options.admit_all), flag(options.tracing), options.offsets);
+        let faults = flag(options.faults);
         let mut loader = EbpfLoader::new();
         loader
             // Nothing is relocated by the kernel's BTF; aya would parse all 5 MB of it.
             .btf(None)
             .override_global("ADMIT_ALL", &admit_all, true)
             .override_global("TRACING", &tracing, true)
+            .override_global("FAULTS", &faults, true)
             .override_global("OFF_GROUP_LEADER", &o.group_leader, true)
             .override_global("OFF_START_TIME", &o.start_time, true)
             .override_global("OFF_MM", &o.mm, true)
@@ -183,6 +187,7 @@ impl Object {
                 Program::UProbe(p) if multi.is_empty() => p.load().map_err(refused)?,
                 Program::TracePoint(p) => p.load().map_err(refused)?,
                 Program::RawTracePoint(p) => p.load().map_err(refused)?,
+                Program::PerfEvent(p) if options.faults => p.load().map_err(refused)?,
                 _ => {}
             }
         }
@@ -216,6 +221,7 @@ impl Object {
                 Program::UProbe(p) => p.fd(),
                 Program::TracePoint(p) => p.fd(),
                 Program::RawTracePoint(p) => p.fd(),
+                Program::PerfEvent(p) => p.fd(),
                 _ => return None,
             };
             Some((name.to_owned(), fd.ok()?.as_fd()))

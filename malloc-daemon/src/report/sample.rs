@@ -65,6 +65,7 @@ pub(crate) fn sqlite() -> Process {
             sizes: buckets(&[(1_052_672, 1)]),
             mmap_ns: 4_100,
             ends: Some(ChunkEnds::default()),
+            faults: None,
         }),
         syscalls: syscalls(true),
     }

@@ -81,3 +81,51 @@ fn a_server_tells_the_lives_of_a_running_programs_chunks() {
     let image = serving.image_when("its chunks", truth.pid, |image| ended(image) == truth.facts["ended"]);
     assert_lives(&truth, &image);
 }
+
+// FAULT-1: four chunks at a time are watched to their end, so that every page fault in them is counted: those of four
+// threads as the kernel counted them for each thread.
+#[test]
+fn page_faults_of_chunks_are_those_that_the_threads_took() {
+    for threads in ["1", "4"] {
+        let recording = record_at("sysmalloc", "mapped_chunks", &[threads, "400", "300000", "once"]);
+        let (truth, image) = recording.only();
+        assert_crossings(truth, &image);
+        let faults = &image.0["crossings"]["faults"];
+        assert_eq!(faults["watched"]["calls"], truth.crossings.calls, "{faults}");
+        assert_eq!(faults["taken"], truth.facts["faults"], "{faults}");
+        assert_eq!((&faults["total"], &faults["estimated"]), (&faults["taken"], &Value::Bool(false)), "{faults}");
+        assert_eq!(faults["churned"], truth.facts["churned"], "{faults}");
+        let chunks: u64 = buckets(&faults["per_chunk"]).iter().map(|(_, calls)| calls).sum();
+        assert_eq!(chunks, truth.crossings.calls);
+    }
+}
+
+// FAULT-1 HONEST-1: where more chunks are mapped than are watched, the total is an estimate and says so.
+#[test]
+fn page_faults_of_many_chunks_at_a_time_are_an_estimate() {
+    let recording = record_at("sysmalloc", "mapped_chunks", &["4", "300", "300000"]);
+    let (truth, image) = recording.only();
+    let faults = &image.0["crossings"]["faults"];
+    let number = |name: &str| faults[name].as_u64().unwrap_or_else(|| panic!("{name} in {faults}"));
+    let watched = faults["watched"]["calls"].as_u64().expect("a number");
+    assert!(watched >= 4 && watched < truth.crossings.calls, "{faults}");
+    assert_eq!(faults["estimated"], true);
+    assert!(number("taken") <= truth.facts["faults"] && number("total") >= number("taken"), "{faults} {truth:?}");
+    let coverage = faults["coverage"].as_f64().expect("a share");
+    assert!((coverage - watched as f64 / truth.crossings.calls as f64).abs() < 1e-5, "{faults}");
+}
+
+// HONEST-1: a server that was not asked to count page faults has none, and zero is no answer.
+#[test]
+fn page_faults_that_were_not_asked_for_are_null() {
+    for (arguments, counted) in [(&[][..], false), (&["--faults"][..], true)] {
+        let serving = Serving::start(arguments);
+        let mut victim =
+            Running::start(Command::new(victim::program("mapped_chunks")).args(["1", "40", "200000", "hold"]));
+        let truth = Truth::parse(&victim.read_line());
+        let image = serving.image_when("its chunks", truth.pid, |image| {
+            !image.is_null("/crossings") && image.number("/crossings/calls") == truth.crossings.calls
+        });
+        assert_eq!(image.is_null("/crossings/faults"), !counted, "{}", image.0["crossings"]);
+    }
+}

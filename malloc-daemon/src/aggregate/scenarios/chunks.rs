@@ -5,20 +5,20 @@ use malloc_common::chunk::CHURN_NS;
 use super::*;
 use crate::aggregate::model::{ChunkEnds, Crossings};
 
-const LENGTH: u64 = 1_052_672;
-const OTHER: u64 = 0x7e00_0000_0000;
+pub(super) const LENGTH: u64 = 1_052_672;
+pub(super) const OTHER: u64 = 0x7e00_0000_0000;
 
-fn cross_at(sim: &Sim, address: u64) {
+pub(super) fn cross_at(sim: &Sim, address: u64) {
     sim.slow(Role::Sysmalloc, [LENGTH - 80, 0, 0]).branch(Role::MapChunk, 0);
     sim.syscall(Syscall::Mmap, map_args(LENGTH), address).push(-8);
 }
 
-fn unmap(sim: &Sim, address: u64, bytes: u64, result: u64) {
+pub(super) fn unmap(sim: &Sim, address: u64, bytes: u64, result: u64) {
     sim.slow(Role::MunmapChunk, [address, 0, 0]).branch(Role::UnmapChunk, address);
     sim.syscall(Syscall::Munmap, [address, bytes, 0, 0, 0, 0], result).push(-8);
 }
 
-fn resize(sim: &Sim, address: u64, bytes: u64, result: u64) {
+pub(super) fn resize(sim: &Sim, address: u64, bytes: u64, result: u64) {
     sim.branch(Role::RemapChunk, address);
     sim.syscall(Syscall::Mremap, [address, LENGTH, bytes, 1, 0, 0], result).push(-8);
 }

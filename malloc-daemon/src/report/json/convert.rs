@@ -9,8 +9,8 @@ use super::document as doc;
 use super::document::{ByOrigin, Text};
 use super::heap;
 use crate::aggregate::model::{
-    Allocator, Bucket, Count, Crossings, End, FunctionCount, Funnel, Host, LossReason, Process, SyscallCount, Syscalls,
-    Threshold, ThresholdMode, ThresholdSource, Window,
+    Allocator, Bucket, ChunkFaults, Count, Crossings, End, FunctionCount, Funnel, Host, LossReason, Process,
+    SyscallCount, Syscalls, Threshold, ThresholdMode, ThresholdSource, Window,
 };
 
 pub(super) fn host(host: &Host) -> doc::Host<'_> {
@@ -202,6 +202,22 @@ fn crossings(counted: &Crossings, syscalls: &Syscalls) -> doc::Crossings {
         mmap_ns: counted.mmap_ns,
         munmap_ns: ends.map(|ends| ends.munmap_ns),
         mremap_ns: ends.map(|ends| ends.mremap_ns),
+        faults: counted.faults.as_ref().map(faults),
+    }
+}
+
+fn faults(faults: &ChunkFaults) -> doc::ChunkFaults {
+    let ppm = faults.total.map_or(0, |total| total.coverage_ppm);
+    doc::ChunkFaults {
+        watched: count(faults.watched),
+        taken: faults.taken,
+        churned: faults.churned,
+        churned_taken: faults.churned_taken,
+        per_chunk: buckets(&faults.per_chunk),
+        total: faults.total.map(|total| total.faults),
+        estimated: ppm < 1_000_000,
+        coverage: f64::from(ppm) / 1e6,
+        interval_95: faults.total.map(|total| [total.interval_95.0, total.interval_95.1]),
     }
 }
 

@@ -7,6 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+mod crossings;
+
+pub use crossings::{ChunkFaults, Crossings};
+
 /// The version of every document here.
 pub const SCHEMA_VERSION: u32 = 1;
 
@@ -379,31 +383,6 @@ pub struct Threshold<'a> {
     pub mmapped_chunks: u64,
     /// Their bytes.
     pub mmapped_bytes: u64,
-}
-
-/// Chunks that `malloc` mapped.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Crossings {
-    /// How many.
-    pub calls: u64,
-    /// Bytes mapped.
-    pub bytes: u64,
-    /// Mappings because the heap could not grow; not among `calls`.
-    pub fallback_calls: Option<u64>,
-    /// Distribution of the lengths.
-    pub sizes: Vec<Bucket>,
-    /// Those that were unmapped: nanoseconds from the return of `mmap` to the entry of `munmap`.
-    pub lifetime_ns: Option<Vec<Bucket>>,
-    /// Those of them that were unmapped within a second, with the bytes unmapped.
-    pub churned: Option<Count>,
-    /// Chunks that were unmapped and whose `mmap` was not seen.
-    pub birth_unknown: Option<u64>,
-    /// Nanoseconds in the `mmap`s of crossings.
-    pub mmap_ns: u64,
-    /// Nanoseconds in the `munmap`s of mapped chunks.
-    pub munmap_ns: Option<u64>,
-    /// Nanoseconds in the `mremap`s of mapped chunks.
-    pub mremap_ns: Option<u64>,
 }
 
 /// The four system calls.

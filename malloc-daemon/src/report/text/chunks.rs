@@ -24,6 +24,7 @@ pub(super) fn render(out: &mut String, process: &Process, style: Style) {
         lifetimes(out, crossings, ends);
     }
     cost(out, process, crossings, ends, style);
+    faults(out, crossings, style);
     if unknown > 0 {
         let text =
             format!("{} more unmapped whose mapping was not seen: how long they lived is not known", count(unknown));
@@ -69,4 +70,29 @@ fn cost(out: &mut String, process: &Process, crossings: &Crossings, ends: &Chunk
     if !parts.is_empty() {
         style.sentence(out, 2, Tone::Plain, &format!("each took on average {}", parts.join(", ")));
     }
+}
+
+/// Page faults: the mean of the churned chunks that were watched, and how many all took together.
+fn faults(out: &mut String, crossings: &Crossings, style: Style) {
+    let Some(faults) = &crossings.faults else {
+        style.sentence(out, 2, Tone::Quiet, "page faults in them: not measured");
+        return;
+    };
+    let Some(total) = faults.total.filter(|_| crossings.count.calls > 0) else { return };
+    let all = if total.coverage_ppm >= 1_000_000 {
+        format!("they took {} page faults", count(total.faults))
+    } else {
+        let (low, high) = total.interval_95;
+        let bounds = match high {
+            u64::MAX => format!("at least {}", count(low)),
+            high => format!("{} to {}", count(low), count(high)),
+        };
+        let watched = count(faults.watched.calls);
+        format!("they took about {} page faults ({bounds}; {watched} of them were watched)", count(total.faults))
+    };
+    let mean = faults.churned_taken.saturating_mul(10).checked_div(faults.churned);
+    let each = mean.map_or_else(String::new, |tenths| {
+        format!(", {}.{} for each that was unmapped within a second", count(tenths / 10), tenths % 10)
+    });
+    style.sentence(out, 2, Tone::Plain, &format!("{all}{each}"));
 }
