@@ -35,6 +35,8 @@ pub enum Command {
     Record(Record),
     /// Print each chain from malloc to the system call as it happens.
     Trace(Trace),
+    /// Say what happened between two times, from the history that `serve` keeps.
+    Report(Report),
     /// Show where the allocator of a file or a process is, and where probes go.
     Locate(Locate),
     /// Say what this kernel, these privileges and this libc allow, and what to do about what they don't.
@@ -79,6 +81,12 @@ pub struct Serve {
     /// Keep what was inferred of stripped libcs here from one start to the next [default: $CACHE_DIRECTORY, if set].
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
+    /// Keep a history in this folder, which must exist [default: $STATE_DIRECTORY, if set].
+    #[arg(long, value_name = "DIR")]
+    pub history: Option<PathBuf>,
+    /// How large the history may become, e.g. 256MiB [default: 64MiB].
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub history_size: Option<u64>,
 }
 
 /// `check-config`
@@ -87,6 +95,39 @@ pub struct CheckConfig {
     /// The file [default: /etc/malloc-daemon/config.toml].
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
+}
+
+/// `report`
+#[derive(Args, Debug)]
+#[command(after_help = "Times: 03:00, 2026-11-26 03:00, -2h, now, RFC 3339, or milliseconds since 1970.\n\n\
+    Examples:\n  malloc-daemon report --from 02:55 --to 03:10\n  \
+    malloc-daemon report --from -2h --comm nginx --url http://127.0.0.1:7878")]
+pub struct Report {
+    /// Begin of the time to report on.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub from: String,
+    /// Its end.
+    #[arg(long, value_name = "TIME", default_value = "now", allow_hyphen_values = true)]
+    pub to: String,
+    /// Only processes with this number.
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+    /// Only processes of this name.
+    #[arg(long, value_name = "NAME")]
+    pub comm: Option<String>,
+    /// Only processes of this executable: its path, or the last part of it.
+    #[arg(long, value_name = "PATH")]
+    pub exe: Option<String>,
+    /// Read the history in this folder, whether a daemon runs or not [default: the state directory that systemd gives,
+    /// else /var/lib/malloc-daemon].
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    pub history: Option<PathBuf>,
+    /// Ask the daemon that answers here: http://ADDR:PORT or unix:PATH.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<crate::command::Url>,
+    /// How to write the report.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
 }
 
 /// `record`
@@ -224,6 +265,28 @@ fn parse_depth(word: &str) -> Result<Depth, String> {
     word.parse().map_err(|error: malloc_common::depth::UnknownDepth| error.to_string())
 }
 
+/// Bytes with a unit: powers of 1,024 (`KiB`, `MiB`, `GiB`) or of 1,000 (`KB`, `MB`, `GB`).
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" | "K" => 1 << 10,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
+        "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return Err(format!("{unit:?} is no unit of bytes; write 64MiB or 2GiB")),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+    match bytes {
+        Some(bytes) if bytes >= crate::history::LEAST_BYTES => Ok(bytes),
+        Some(_) => Err(format!("a history needs at least {} MiB", crate::history::LEAST_BYTES >> 20)),
+        None => Err("it is no number of bytes; write 64MiB or 2GiB".to_owned()),
+    }
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| format!("{error}; write 10s, 500ms or 2m"))?;
     if duration.is_zero() { Err("a time must be longer than nothing".to_owned()) } else { Ok(duration) }
@@ -248,5 +311,22 @@ mod tests {
         assert!(!parse(&["malloc-daemon", "record", "--all", "--pid", "1"]));
         assert!(!parse(&["malloc-daemon", "record", "--depth", "deep", "--all"]));
         assert!(!parse(&["malloc-daemon", "record", "--duration", "0s", "--all"]));
+    }
+
+    #[test]
+    fn bytes_are_read_with_their_unit() {
+        assert_eq!(parse_bytes("64MiB"), Ok(64 << 20));
+        assert_eq!(parse_bytes("100MB"), Ok(100_000_000));
+        for wrong in ["", "MiB", "64XB", "1KiB", "99999999999GiB", "-1"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_report_takes_times_before_now() {
+        let parse = |words: &[&str]| Cli::try_parse_from(words.iter().copied()).is_ok();
+        assert!(parse(&["malloc-daemon", "report", "--from", "-2h", "--to", "-1h", "--pid", "7"]));
+        assert!(!parse(&["malloc-daemon", "report"]), "a begin is needed");
+        assert!(!parse(&["malloc-daemon", "report", "--from", "-1h", "--url", "ftp://x"]));
     }
 }

@@ -13,8 +13,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::watch;
 
 use crate::aggregate::Keep;
-use crate::aggregate::model::{DaemonCost, Host, Snapshot, Window};
+use crate::aggregate::model::{DaemonCost, Host, LossReason, Snapshot, Window};
 use crate::config::Deep;
+use crate::history::History;
 use crate::http::Readiness;
 use crate::observe::{Observer, Options, Selection, StartError};
 use crate::probes::Capacities;
@@ -72,7 +73,7 @@ impl Observing {
     /// # Errors
     ///
     /// The system gives no thread or no socket.
-    pub fn start(wishes: Wishes) -> std::io::Result<Self> {
+    pub fn start(wishes: Wishes, mut history: Option<History>) -> std::io::Result<Self> {
         let (wake, woken) = UnixStream::pair()?;
         woken.set_nonblocking(true)?;
         let (wishes_sender, new_wishes) = mpsc::sync_channel(CHANGES);
@@ -87,7 +88,10 @@ impl Observing {
             progress: progress_sender,
         };
         let thread = std::thread::Builder::new().name("observer".to_owned()).spawn(move || {
-            let result = observe(wishes, &posts);
+            let result = observe(wishes, &posts, history.as_mut());
+            if let Some(history) = history {
+                history.stop(&posts.snapshots.borrow());
+            }
             if let Err(error) = &result {
                 posts.readiness.send_replace(Readiness::Failed(error.to_string()));
             }
@@ -130,7 +134,7 @@ fn nothing_yet() -> Snapshot {
     }
 }
 
-fn observe(mut wishes: Wishes, posts: &Posts) -> Result<(), StartError> {
+fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>) -> Result<(), StartError> {
     let mut observer = Observer::start(Options {
         depth: wishes.depth,
         selection: Selection::Everything,
@@ -164,9 +168,17 @@ fn observe(mut wishes: Wishes, posts: &Posts) -> Result<(), StartError> {
         if Instant::now() >= next {
             // A collection that took longer than the interval is not made up for.
             next = (next + wishes.interval).max(Instant::now());
-            let snapshot = observer.collect();
+            let mut snapshot = observer.collect();
+            if let Some(lost) = history.as_ref().map(|history| history.lost()).filter(|lost| *lost != 0) {
+                // What is missing on disk is not missing here: the snapshot stays as complete as it is.
+                snapshot.losses.push((LossReason::HistoryDropped, lost));
+            }
+            let snapshot = Arc::new(snapshot);
             observer.probe_selected(&snapshot);
-            posts.snapshots.send_replace(Arc::new(snapshot));
+            if let Some(history) = &mut history {
+                history.offer(&snapshot);
+            }
+            posts.snapshots.send_replace(snapshot);
         }
         posts.progress.send_replace(());
     }

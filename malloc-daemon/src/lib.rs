@@ -7,6 +7,7 @@ pub mod collect;
 pub mod command;
 pub mod config;
 pub mod daemon;
+pub mod history;
 pub mod host;
 pub mod http;
 pub mod observe;

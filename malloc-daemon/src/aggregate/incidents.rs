@@ -26,6 +26,8 @@ pub struct Incidents {
     pending: VecDeque<Pending>,
     raises: VecDeque<(StackId, Arc<Raise>)>,
     mappings: VecDeque<(StackId, Arc<Mapping>)>,
+    /// Raises and mappings so far.
+    counted: [u64; 2],
     /// The ordinal of the last sampled crossing of a process.
     last_nth: BTreeMap<ProcessId, u64>,
     /// Incidents dropped because nobody collected for too long.
@@ -65,7 +67,9 @@ impl Incidents {
             let (comm, tid, ns) = (name(&event.comm), event.tid, event.ns);
             if event.kind == EVENT_RAISE {
                 let mapped_by = self.mapped_by(id, b);
+                self.counted[0] += 1;
                 let raise = Raise {
+                    number: self.counted[0],
                     id,
                     comm,
                     tid,
@@ -80,7 +84,9 @@ impl Incidents {
                 push(&mut self.raises, (stack, Arc::new(raise)));
             } else {
                 let last = self.last_nth.insert(id, e).unwrap_or(0);
+                self.counted[1] += 1;
                 let mapping = Mapping {
+                    number: self.counted[1],
                     id,
                     comm,
                     tid,

@@ -70,6 +70,8 @@ pub enum LossReason {
     ProcessDropped,
     /// A raise or a mapping was dropped, or its stack was not named, because too many waited. Counts are not affected.
     IncidentDropped,
+    /// Steps or incidents did not get into the history on disk. Counts are not affected.
+    HistoryDropped,
 }
 
 impl LossReason {
@@ -81,6 +83,7 @@ impl LossReason {
             LossReason::ProgramMissed => "program_missed",
             LossReason::ProcessDropped => "process_dropped",
             LossReason::IncidentDropped => "incident_dropped",
+            LossReason::HistoryDropped => "history_dropped",
         }
     }
 }
@@ -404,6 +407,8 @@ pub struct Frame {
 /// Someone raised the mmap threshold of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Raise {
+    /// Counts the raises of this run, from 1.
+    pub number: u64,
     /// Which process.
     pub id: ProcessId,
     /// Its thread's name.
@@ -430,6 +435,8 @@ pub struct Raise {
 /// A chunk that `malloc` mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
+    /// Counts the sampled mappings of this run, from 1.
+    pub number: u64,
     /// Which process.
     pub id: ProcessId,
     /// Its thread's name.

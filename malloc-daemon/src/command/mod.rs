@@ -11,6 +11,7 @@ use crate::host::debug_files;
 use crate::report::text::Style;
 
 mod check_config;
+mod client;
 mod completions;
 mod doctor;
 mod gate;
@@ -18,9 +19,12 @@ mod locate;
 mod manual;
 mod programs;
 mod record;
+mod report;
 mod serve;
 mod subject;
 mod trace;
+
+pub use client::Url;
 
 /// Name of the hidden subcommand that becomes the recorded command.
 pub const GATE: &str = "gate";
@@ -45,6 +49,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Manual(args) => manual::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Gate(args) => gate::run(&args),
         Command::Programs => programs::run(),
     });

@@ -12,6 +12,7 @@ use crate::aggregate::model::Configuration;
 use crate::cli::Serve;
 use crate::config::{Config, Loaded, Source};
 use crate::daemon::{Observing, Wishes};
+use crate::history::History;
 use crate::http::{Access, Api, Limits, Listen, Listener, Readiness, Sources, push, serve};
 use crate::observe::cache::Folder;
 use crate::observe::unix_ms;
@@ -37,7 +38,12 @@ async fn service(source: Source, loaded: Loaded, cache_dir: Option<PathBuf>) -> 
     let Loaded { config, references } = loaded;
     // The address first: a port that is taken must not cost the observed programs anything.
     let listeners = listeners(&config, references.socket).await?;
-    let observing = Observing::start(Wishes { cache_dir, ..wishes(&config) }).context("cannot start observing")?;
+    let folder = config.history.directory.clone().or_else(super::report::state_folder);
+    let history = folder.map(|folder| History::start(&folder, config.history.max_bytes)).transpose();
+    let history = history.context("cannot start the history")?;
+    let reader = history.as_ref().map(History::reader);
+    let wishes = Wishes { cache_dir, ..wishes(&config) };
+    let observing = Observing::start(wishes, history).context("cannot start observing")?;
     for listener in &listeners {
         match listener.listen() {
             Listen::Tcp(address) if references.access.tls.is_some() => eprintln!("listening on https://{address}"),
@@ -55,7 +61,7 @@ async fn service(source: Source, loaded: Loaded, cache_dir: Option<PathBuf>) -> 
     };
     let totals = Totals::new(config.metrics.label, config.metrics.names as usize);
     let limits = Limits { connections: config.http.connections as usize, ..Limits::default() };
-    let api = Api::new(sources, totals, env!("CARGO_PKG_VERSION"));
+    let api = Api::new(sources, totals, env!("CARGO_PKG_VERSION")).with_history(reader);
     let pushing = config.push.collector.clone().map(|to| tokio::spawn(push(api.clone(), to, config.push.interval)));
     let mut readiness = observing.readiness.clone();
     let mut running = Running { source, config, observing, access, configuration };
@@ -146,9 +152,9 @@ impl Running {
             tracing::warn!("a restart is needed to take over: {}", restart_for.join(", "));
         }
         self.configuration.send_replace(Arc::new(Configuration { restart_for, ..in_force(&self.source) }));
-        let Config { listen, socket, metrics, push, .. } = self.config.clone();
+        let Config { listen, socket, metrics, push, history, .. } = self.config.clone();
         let connections = self.config.http.connections;
-        self.config = Config { listen, socket, metrics, push, ..config };
+        self.config = Config { listen, socket, metrics, push, history, ..config };
         self.config.http.connections = connections;
         tracing::info!("the configuration is reloaded");
         Ok(())

@@ -54,6 +54,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// Metrics for collectors that are pushed to.
     pub push: Push,
+    /// The history on disk.
+    pub history: History,
 }
 
 /// Who may ask, and how many at a time.
@@ -95,6 +97,17 @@ pub struct Tls {
     pub key: Option<PathBuf>,
 }
 
+/// The history on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct History {
+    /// Its folder, which must exist; `None`: the first of `$STATE_DIRECTORY`, else there is no history.
+    #[serde(deserialize_with = "value::path")]
+    pub directory: Option<PathBuf>,
+    /// How large its file may become, at least 8 MiB.
+    pub max_bytes: u64,
+}
+
 /// `/metrics`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -132,6 +145,7 @@ impl Default for Config {
             tls: Tls::default(),
             metrics: Metrics::default(),
             push: Push::default(),
+            history: History::default(),
         }
     }
 }
@@ -145,6 +159,12 @@ impl Default for Http {
 impl Default for Socket {
     fn default() -> Self {
         Self { mode: 0o660, group: None }
+    }
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { directory: None, max_bytes: crate::history::DEFAULT_BYTES }
     }
 }
 
@@ -233,6 +253,10 @@ impl Config {
         if config.tls.certificate.is_some() != config.tls.key.is_some() {
             let at = text.find("[tls]").unwrap_or(0);
             return Err(wrong(at, "certificate and key belong together: give both, or neither".to_owned()));
+        }
+        if config.history.max_bytes < crate::history::LEAST_BYTES {
+            let (at, least) = (text.find("max_bytes").unwrap_or(0), crate::history::LEAST_BYTES);
+            return Err(wrong(at, format!("a history needs at least {least} bytes")));
         }
         if config.deep.len() > select::SELECTORS {
             let at = text.find("[deep]").unwrap_or(0);

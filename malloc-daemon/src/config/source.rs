@@ -50,6 +50,10 @@ impl Source {
         config.depth = line.depth.unwrap_or(config.depth);
         config.interval = line.interval.unwrap_or(config.interval);
         config.faults |= line.faults;
+        if line.history.is_some() {
+            config.history.directory.clone_from(&line.history);
+        }
+        config.history.max_bytes = line.history_size.unwrap_or(config.history.max_bytes);
         if !line.pid.is_empty() {
             config.deep.pid.clone_from(&line.pid);
         }
@@ -73,6 +77,8 @@ impl Config {
             ("socket.mode", self.socket.mode != wanted.socket.mode),
             ("socket.group", self.socket.group != wanted.socket.group),
             ("metrics.label", self.metrics.label != wanted.metrics.label),
+            ("history.directory", self.history.directory != wanted.history.directory),
+            ("history.max_bytes", self.history.max_bytes != wanted.history.max_bytes),
             ("metrics.names", self.metrics.names != wanted.metrics.names),
             ("push.collector", self.push.collector != wanted.push.collector),
             ("push.interval", self.push.interval != wanted.push.interval),

@@ -2,6 +2,7 @@
 
 mod access;
 mod changes;
+mod history;
 mod listen;
 mod negotiate;
 mod pages;
@@ -13,11 +14,12 @@ mod tls;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use self::changes::Changes;
 use self::pages::Pages;
 use crate::aggregate::model::{Configuration, Snapshot};
+use crate::history::Reader;
 use crate::report::prometheus::Totals;
 
 pub use self::access::{Access, SecretError, Token};
@@ -76,6 +78,8 @@ pub struct Api {
     /// Tells answers of this run from those of another, in which the sequences are others.
     run: u64,
     version: Arc<str>,
+    history: Option<Reader>,
+    questions: Arc<Semaphore>,
 }
 
 /// What changes while the daemon runs.
@@ -103,7 +107,15 @@ impl Api {
             changes: Arc::default(),
             run: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0),
             version: Arc::from(version),
+            history: None,
+            questions: Arc::new(Semaphore::new(history::AT_ONCE)),
         }
+    }
+
+    /// With what the history on disk knows.
+    #[must_use]
+    pub fn with_history(self, history: Option<Reader>) -> Self {
+        Self { history, ..self }
     }
 }
 

@@ -20,8 +20,8 @@ use crate::report::json::{self, incidents::Selection};
 use crate::report::printable;
 use crate::report::prometheus::Format;
 
-const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const JSON: &str = "application/json";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 
 /// Names under which a browser reaches this machine and no other.
@@ -39,6 +39,9 @@ pub fn router(api: Api, listen: &Listen) -> Router {
         .route("/v1/processes/{pid}", get(process))
         .route("/v1/raises", get(raises))
         .route("/v1/crossings", get(crossings))
+        .route("/v1/history", get(super::history::history))
+        .route("/v1/diff", get(super::history::diff))
+        .route("/v1/report", get(super::history::report))
         .route("/v1/health", get(health))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
@@ -207,7 +210,7 @@ async fn process(State(api): State<Api>, pid: Result<Path<String>, PathRejection
 }
 
 /// Paths that take a query.
-const TAKE_QUERY: [&str; 3] = ["/v1/snapshot", "/v1/raises", "/v1/crossings"];
+const TAKE_QUERY: [&str; 6] = ["/v1/snapshot", "/v1/raises", "/v1/crossings", "/v1/history", "/v1/diff", "/v1/report"];
 
 async fn raises(State(api): State<Api>, uri: Uri) -> Response {
     match selection(uri.query().unwrap_or_default()) {
@@ -247,7 +250,9 @@ async fn health(State(api): State<Api>) -> Response {
     let snapshot = api.snapshot();
     let configuration = Arc::clone(&api.sources.configuration.borrow());
     let body = off_reactor(snapshot.processes.len(), move || {
-        Bytes::from(json::to_vec(&json::health(&snapshot, &configuration, &api.version)))
+        let mut health = json::health(&snapshot, &configuration, &api.version);
+        health.history = api.history.as_ref().map(|history| json::history::health(&history.status()));
+        Bytes::from(json::to_vec(&health))
     });
     answer(StatusCode::OK, JSON, body.await)
 }
@@ -287,11 +292,11 @@ fn line(status: StatusCode, text: &str) -> Response {
     answer(status, TEXT, Bytes::from(format!("{text}\n")))
 }
 
-fn failure(status: StatusCode, code: &str, message: &str) -> Response {
+pub(super) fn failure(status: StatusCode, code: &str, message: &str) -> Response {
     answer(status, JSON, Bytes::from(json::to_vec(&json::failure(code, message))))
 }
 
-fn answer(status: StatusCode, media_type: &'static str, body: Bytes) -> Response {
+pub(super) fn answer(status: StatusCode, media_type: &'static str, body: Bytes) -> Response {
     let mut answer = Response::new(Body::from(body));
     *answer.status_mut() = status;
     let headers: [(HeaderName, &'static str); 3] = [

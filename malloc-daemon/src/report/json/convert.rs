@@ -41,6 +41,7 @@ pub(super) fn every_reason() -> impl Iterator<Item = LossReason> {
         LossReason::ProgramMissed,
         LossReason::ProcessDropped,
         LossReason::IncidentDropped,
+        LossReason::HistoryDropped,
     ])
 }
 

@@ -110,6 +110,8 @@ pub struct Health<'a> {
     pub daemon: Daemon<'a>,
     /// Which configuration is in force.
     pub configuration: Configuration<'a>,
+    /// The history on disk; `null`: none is kept.
+    pub history: Option<super::history::Health>,
     /// The snapshot it is taken from.
     pub sequence: u64,
     /// The time that the counts cover.

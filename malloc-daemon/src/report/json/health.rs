@@ -40,6 +40,7 @@ pub fn health<'a>(snapshot: &'a Snapshot, configuration: &'a Configuration, vers
                 .map(|(unix_ms, why)| doc::Refused { unix_ms: *unix_ms, why: Cow::Borrowed(why) }),
             restart_for: configuration.restart_for.iter().map(|key| Cow::Borrowed(*key)).collect(),
         },
+        history: None,
         sequence: snapshot.sequence,
         window: convert::window(snapshot.window),
     }

@@ -70,8 +70,9 @@ struct OneCrossing<'a> {
     stack: Option<OneStack<'a>>,
 }
 
+/// A stack.
 #[derive(Debug, Serialize)]
-struct OneStack<'a> {
+pub(super) struct OneStack<'a> {
     frames: Vec<OneFrame<'a>>,
     /// Why the stack ends before the start of the thread; `null`: it does not.
     cut: Option<&'a str>,
@@ -150,7 +151,7 @@ fn one_crossing(mapping: &Mapping) -> OneCrossing<'_> {
     }
 }
 
-fn one_stack(stack: &Stack) -> OneStack<'_> {
+pub(super) fn one_stack(stack: &Stack) -> OneStack<'_> {
     OneStack { frames: stack.frames.iter().map(one_frame).collect(), cut: stack.cut.as_deref() }
 }
 
@@ -184,6 +185,7 @@ mod tests {
             inlined: false,
         };
         Arc::new(Raise {
+            number: 1,
             id: ProcessId { pid, start_ticks: 99 },
             comm: "server".to_owned(),
             tid: pid + 1,

@@ -4,6 +4,7 @@ mod convert;
 pub mod document;
 mod health;
 pub mod heap;
+pub mod history;
 pub mod incidents;
 
 use std::borrow::Cow;

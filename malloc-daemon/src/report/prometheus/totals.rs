@@ -21,7 +21,7 @@ pub const NAMES: usize = 200;
 pub const OTHER: &str = "other";
 
 /// Reasons of the model: the kernel's and two of the daemon's.
-const REASONS: usize = LOSSES + 3;
+const REASONS: usize = LOSSES + 4;
 
 /// Letters of a control group in its label: a container's id alone has 64.
 const CGROUP_LETTERS: usize = 256;
@@ -208,7 +208,9 @@ fn size(process: &Process) -> u64 {
 
 fn reasons() -> impl Iterator<Item = LossReason> {
     let kernel = malloc_common::loss::ALL.into_iter().map(LossReason::Kernel);
-    kernel.chain([LossReason::ProgramMissed, LossReason::ProcessDropped, LossReason::IncidentDropped])
+    kernel
+        .chain([LossReason::ProgramMissed, LossReason::ProcessDropped])
+        .chain([LossReason::IncidentDropped, LossReason::HistoryDropped])
 }
 
 /// The place of a reason in [`reasons`].
@@ -218,6 +220,7 @@ fn index(reason: LossReason) -> usize {
         LossReason::ProgramMissed => LOSSES,
         LossReason::ProcessDropped => LOSSES + 1,
         LossReason::IncidentDropped => LOSSES + 2,
+        LossReason::HistoryDropped => LOSSES + 3,
     }
 }
 

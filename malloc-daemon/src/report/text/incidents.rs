@@ -80,7 +80,11 @@ fn by_stack(out: &mut String, mappings: &[&Arc<Mapping>], process: &Process, sty
 
 fn frames(out: &mut String, stack: &Stack, process: &Process, style: Style) {
     // The allocator's own frames are the same in every stack: the reader wants to know who called it.
-    let libc = process.allocator.as_ref().map(|allocator| allocator.path.as_str());
+    frames_of(out, stack, process.allocator.as_ref().map(|allocator| allocator.path.as_str()), style);
+}
+
+/// The frames of a stack without those of `libc` that come first.
+pub(super) fn frames_of(out: &mut String, stack: &Stack, libc: Option<&str>, style: Style) {
     let own = stack.frames.iter().take_while(|frame| libc.is_some() && frame.module.as_deref() == libc).count();
     let callers = stack.frames.get(own..).filter(|callers| !callers.is_empty()).unwrap_or(&stack.frames);
     for frame in callers.iter().take(FRAMES) {

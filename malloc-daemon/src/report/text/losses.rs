@@ -80,6 +80,7 @@ fn meaning(reason: LossReason) -> &'static str {
         LossReason::IncidentDropped => {
             "raises or mapped chunks without their line or their stack, counts are not affected"
         }
+        LossReason::HistoryDropped => "steps or incidents that are not in the history, counts are not affected",
         LossReason::ProcessDropped => "ended processes no longer in this report, the daemon keeps no more",
     }
 }

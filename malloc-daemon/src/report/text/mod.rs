@@ -5,6 +5,7 @@ mod functions;
 mod funnel;
 mod heap;
 mod histogram;
+mod history;
 mod incidents;
 mod losses;
 mod syscalls;
@@ -18,6 +19,7 @@ use crate::aggregate::model::{End, Process, Snapshot, Threshold, ThresholdMode, 
 use crate::report::escape::printable;
 use crate::report::units::{bytes, count, exact_bytes};
 
+pub use self::history::account;
 pub use self::table::table;
 
 /// Blocks of one report; the others are in the JSON.

@@ -1,0 +1,147 @@
+//! Asks a running daemon over HTTP.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum::body::Body;
+use axum::http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::client::conn::http1::handshake;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+/// Bytes of an answer that are read.
+const LARGEST: usize = 64 << 20;
+/// How long connecting and answering may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where a daemon answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Url {
+    /// `http://HOST:PORT`
+    Tcp(String),
+    /// `unix:PATH`
+    Unix(PathBuf),
+}
+
+impl FromStr for Url {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
+            return Ok(Self::Unix(PathBuf::from(path)));
+        }
+        let host = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+        match host.filter(|host| host.contains(':') && !host.contains(['/', '?', '#', ' '])) {
+            Some(host) => Ok(Self::Tcp(host.to_owned())),
+            None => Err("write http://ADDRESS:PORT or unix:/PATH".to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for Url {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(host) => write!(f, "http://{host}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The answer to a GET; one that is no success is an error with the daemon's own words.
+pub fn get(url: &Url, path_and_query: &str) -> anyhow::Result<Vec<u8>> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let answer = async {
+        match url {
+            Url::Tcp(host) => {
+                let addresses: Vec<SocketAddr> =
+                    host.to_socket_addrs().with_context(|| format!("{url}: no such address"))?.collect();
+                let stream = TcpStream::connect(&*addresses).await.with_context(|| nobody(url))?;
+                exchange(stream, host, path_and_query).await
+            }
+            Url::Unix(path) => {
+                let stream = UnixStream::connect(path).await.with_context(|| nobody(url))?;
+                exchange(stream, "localhost", path_and_query).await
+            }
+        }
+    };
+    let limited = async { tokio::time::timeout(PATIENCE, answer).await };
+    let (status, body) = runtime.block_on(limited).with_context(|| format!("{url} does not answer"))??;
+    if status != StatusCode::OK {
+        bail!("{url}: {}", message(&body).unwrap_or_else(|| status.to_string()));
+    }
+    Ok(body)
+}
+
+fn nobody(url: &Url) -> String {
+    format!("no daemon answers at {url}: start `malloc-daemon serve`, or name another with --url")
+}
+
+async fn exchange<S>(stream: S, host: &str, path_and_query: &str) -> anyhow::Result<(StatusCode, Vec<u8>)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await.context("no HTTP is spoken there")?;
+    let connection = tokio::spawn(connection);
+    let request = Request::get(path_and_query).header(header::HOST, host).body(Body::empty());
+    let answer = sender.send_request(request.context("cannot ask")?).await.context("the connection broke")?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), LARGEST).collect().await;
+    let body = body.map_err(|error| anyhow::anyhow!("the answer cannot be read: {error}"))?.to_bytes().to_vec();
+    // It has nothing left to do.
+    connection.abort();
+    Ok((status, body))
+}
+
+/// The message of an error document.
+fn message(body: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?;
+    let (_, rest) = text.split_once("\"message\":\"")?;
+    let (message, _) = rest.rsplit_once("\"}}")?;
+    Some(crate::report::printable(&message.replace("\\\"", "\""), 300))
+}
+
+/// A value as it may stand in a query.
+pub fn escaped(value: &str) -> String {
+    let mut out = String::new();
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_reads_back_from_its_text() {
+        for text in ["http://127.0.0.1:7878", "unix:/run/x.sock", "http://[::1]:80"] {
+            assert_eq!(text.parse::<Url>().unwrap().to_string(), text);
+        }
+        for text in ["", "127.0.0.1:7878", "https://x:1", "http://x", "unix:x", "http://x:1/y"] {
+            assert!(text.parse::<Url>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_words_of_a_refusal_are_told() {
+        let body = br#"{"error":{"code":"bad_request","message":"from: \"x\" is no time"}}"#;
+        assert_eq!(message(body).as_deref(), Some("from: \"x\" is no time"));
+        assert_eq!(message(b"<html>"), None);
+    }
+
+    #[test]
+    fn a_value_is_escaped_for_a_query() {
+        assert_eq!(escaped("a b&c/é"), "a%20b%26c%2F%C3%A9");
+    }
+}
