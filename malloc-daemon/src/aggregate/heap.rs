@@ -21,6 +21,8 @@ pub struct Heap {
     pub every_arena: bool,
     /// Why there are none.
     pub not_read: Option<String>,
+    /// Size of a page, bytes.
+    pub page_bytes: u64,
     /// Resident memory of the whole process, bytes; `None`: not read.
     pub resident_bytes: Option<u64>,
     /// Page faults of the process that needed no reading from a disk, since its start; `None`: not read.
@@ -91,6 +93,11 @@ impl Heap {
     #[must_use]
     pub fn free_bytes(&self) -> Option<u64> {
         self.arenas.iter().try_fold(0, |sum: u64, arena| Some(sum.saturating_add(arena.free.as_ref()?.bytes)))
+    }
+
+    /// Free chunks of all arenas by size.
+    pub fn free_sizes(&self) -> impl Iterator<Item = &FreeSizes> {
+        self.arenas.iter().filter_map(|arena| arena.free.as_ref()).flat_map(|free| &free.sizes)
     }
 
     /// Every arena and every free chunk was counted.

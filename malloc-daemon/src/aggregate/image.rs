@@ -112,6 +112,8 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
             }),
         },
         functions: measured(Depth::Call).then(|| functions(row)),
+        arena_sizes: measured(Depth::Arena).then(|| buckets(row.histogram(Series::Arena))),
+        sysmalloc_sizes: measured(Depth::Sysmalloc).then(|| buckets(row.histogram(Series::Sysmalloc))),
         threshold: threshold(slot).or(heap.as_ref().map(|heap| heap.threshold)),
         heap,
         heap_unread: facts.heap.as_ref().err().cloned(),

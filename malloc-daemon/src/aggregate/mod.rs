@@ -9,10 +9,12 @@ use malloc_common::loss;
 use crate::collect::{RawImage, RawSnapshot};
 
 mod chunks;
+pub mod explain;
 pub mod heap;
 mod image;
 pub mod incidents;
 pub mod model;
+pub mod what_if;
 
 pub use image::Facts;
 use model::{DaemonCost, Host, LossReason, Mapping, Probe, Process, ProcessId, Raise, Snapshot, Window};

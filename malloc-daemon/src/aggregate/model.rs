@@ -144,6 +144,10 @@ pub struct Process {
     pub funnel: Funnel,
     /// The public functions that were called; `None` when calls are not measured.
     pub functions: Option<Vec<FunctionCount>>,
+    /// Sizes that `_int_malloc` was asked for; `None`: not measured.
+    pub arena_sizes: Option<Vec<Bucket>>,
+    /// Sizes that `sysmalloc` was asked for, padded; `None`: not measured.
+    pub sysmalloc_sizes: Option<Vec<Bucket>>,
     /// The mmap threshold; `None`: never read.
     pub threshold: Option<Threshold>,
     /// Its heap as the daemon last read it from the process's memory; `None`: not read.

@@ -62,10 +62,10 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
 /// The snapshot to report, with the stacks that were still being named.
 fn last(observer: &mut Observer) -> Snapshot {
     observer.drain_events(&mut |_| {});
-    // Heaps before stacks: those change, and naming takes its time.
+    observer.finish_naming();
+    // Last of all: a heap is told as it is when the counts end.
     observer.collect();
     observer.finish_heaps();
-    observer.finish_naming();
     observer.collect()
 }
 

@@ -286,6 +286,7 @@ fn read_heap(job: &Job) -> Outcome {
         arenas: reading.arenas.as_ref().cloned().unwrap_or_default(),
         not_read: reading.arenas.err().map(str::to_owned),
         every_arena: reading.every_arena,
+        page_bytes: rustix::param::page_size() as u64,
         resident_bytes: resident_bytes(pid).ok().flatten(),
         minor_faults: Some(stat.minor_faults),
     })

@@ -12,5 +12,6 @@ pub(crate) mod sample;
 pub mod text;
 pub mod trace;
 mod units;
+mod words;
 
 pub use escape::printable;

@@ -49,6 +49,8 @@ pub(crate) fn sqlite() -> Process {
             sized(Function::Memalign, 0, &[(64, 3)]),
             FunctionCount { function: Function::Free, calls: 617_001, bytes: None, failed: None, sizes: None },
         ]),
+        arena_sizes: Some(buckets(&[(1024, 18_145), (1 << 20, 1)])),
+        sysmalloc_sizes: Some(buckets(&[(1040, 163), (1_048_592, 1)])),
         threshold: Some(Threshold {
             bytes: 131_072,
             trim_bytes: 131_072,
@@ -114,6 +116,7 @@ pub(crate) fn heap() -> Heap {
         arenas: vec![main, other],
         every_arena: true,
         not_read: None,
+        page_bytes: 4096,
         resident_bytes: Some(30_123_008),
         minor_faults: Some(7_100),
     }
@@ -134,6 +137,8 @@ pub(crate) fn at_depth_syscall() -> Process {
         from_start: false,
         funnel: Funnel::default(),
         functions: None,
+        arena_sizes: None,
+        sysmalloc_sizes: None,
         threshold: None,
         heap: None,
         crossings: None,

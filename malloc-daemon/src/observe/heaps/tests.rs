@@ -40,6 +40,7 @@ fn heap(resident_bytes: u64) -> Heap {
         arenas: Vec::new(),
         every_arena: true,
         not_read: None,
+        page_bytes: 4096,
         resident_bytes: Some(resident_bytes),
         minor_faults: None,
     }

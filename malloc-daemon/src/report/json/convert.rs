@@ -8,8 +8,9 @@ use malloc_common::loss;
 use super::document as doc;
 use super::document::{ByOrigin, Text};
 use super::heap;
+use super::meaning;
 use crate::aggregate::model::{
-    Allocator, Bucket, ChunkFaults, Count, Crossings, End, FunctionCount, Funnel, Host, LossReason, Process,
+    Allocator, Bucket, ChunkFaults, Count, Crossings, End, FunctionCount, Funnel, Host, LossReason, Process, Snapshot,
     SyscallCount, Syscalls, Threshold, ThresholdMode, ThresholdSource, Window,
 };
 
@@ -45,7 +46,7 @@ pub(super) fn every_reason() -> impl Iterator<Item = LossReason> {
     ])
 }
 
-pub(super) fn process(process: &Process) -> doc::Process<'_> {
+pub(super) fn process<'a>(snapshot: &'a Snapshot, process: &'a Process) -> doc::Process<'a> {
     doc::Process {
         pid: process.id.pid,
         start_time_ticks: process.id.start_ticks,
@@ -70,6 +71,8 @@ pub(super) fn process(process: &Process) -> doc::Process<'_> {
             .functions
             .as_ref()
             .map(|functions| functions.iter().map(|counted| function(counted, process.allocator.as_ref())).collect()),
+        arena_sizes: process.arena_sizes.as_deref().map(buckets),
+        sysmalloc_sizes: process.sysmalloc_sizes.as_deref().map(buckets),
         threshold: process.threshold.as_ref().map(threshold),
         heap: heap::heap(process),
         arenas: heap::arenas(process),
@@ -78,6 +81,8 @@ pub(super) fn process(process: &Process) -> doc::Process<'_> {
         ),
         crossings: process.crossings.as_ref().map(|counted| crossings(counted, &process.syscalls)),
         syscalls: syscalls(&process.syscalls),
+        explanation: meaning::explanation(snapshot, process),
+        what_if: meaning::what_if(process),
     }
 }
 

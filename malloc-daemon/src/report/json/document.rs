@@ -232,6 +232,10 @@ pub struct Process<'a> {
     pub funnel: Funnel,
     /// The public functions that were called.
     pub functions: Option<Vec<Function<'a>>>,
+    /// Sizes that `_int_malloc` was asked for.
+    pub arena_sizes: Option<Vec<Bucket>>,
+    /// Sizes that `sysmalloc` was asked for, padded.
+    pub sysmalloc_sizes: Option<Vec<Bucket>>,
     /// The mmap threshold.
     pub threshold: Option<Threshold<'a>>,
     /// What its arenas hold together; `null`: not read.
@@ -244,6 +248,10 @@ pub struct Process<'a> {
     pub crossings: Option<Crossings>,
     /// All system calls of the process by which memory comes and goes.
     pub syscalls: Syscalls<'a>,
+    /// What these numbers mean.
+    pub explanation: Vec<super::meaning::Explanation<'a>>,
+    /// What other thresholds would have done.
+    pub what_if: Vec<super::meaning::WhatIf<'a>>,
 }
 
 /// One image of a process, in short.

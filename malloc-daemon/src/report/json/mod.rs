@@ -6,6 +6,7 @@ mod health;
 pub mod heap;
 pub mod history;
 pub mod incidents;
+pub mod meaning;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -35,7 +36,7 @@ fn selected<'a>(snapshot: &'a Snapshot, is_told: &dyn Fn(&Process) -> bool) -> d
         window: convert::window(snapshot.window),
         complete: snapshot.complete,
         losses: convert::every_loss(&snapshot.losses),
-        processes: told.map(|process| convert::process(process)).collect(),
+        processes: told.map(|process| convert::process(snapshot, process)).collect(),
         processes_dropped: snapshot.processes_dropped,
     }
 }
@@ -93,7 +94,7 @@ pub fn one_process(snapshot: &Snapshot, pid: u32) -> Option<document::OneProcess
         host: convert::host(&snapshot.host),
         window: convert::window(snapshot.window),
         images: images().count(),
-        process: convert::process(newest),
+        process: convert::process(snapshot, newest),
     })
 }
 

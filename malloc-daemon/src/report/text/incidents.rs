@@ -7,6 +7,7 @@ use super::{Style, Tone, heading, push};
 use crate::aggregate::model::{Frame, Mapping, Process, Raise, Snapshot, Stack};
 use crate::report::escape::printable;
 use crate::report::units::{bytes, count};
+use crate::report::words;
 
 /// Raises shown of one process; the rest is in the JSON answers.
 const RAISES: usize = 5;
@@ -85,7 +86,7 @@ fn frames(out: &mut String, stack: &Stack, process: &Process, style: Style) {
 
 /// The frames of a stack without those of `libc` that come first.
 pub(super) fn frames_of(out: &mut String, stack: &Stack, libc: Option<&str>, style: Style) {
-    let own = stack.frames.iter().take_while(|frame| libc.is_some() && frame.module.as_deref() == libc).count();
+    let own = stack.frames.iter().take_while(|frame| words::is_of(frame, libc)).count();
     let callers = stack.frames.get(own..).filter(|callers| !callers.is_empty()).unwrap_or(&stack.frames);
     for frame in callers.iter().take(FRAMES) {
         push(out, &format!("      {}", one_frame(frame)));

@@ -8,6 +8,7 @@ mod histogram;
 mod history;
 mod incidents;
 mod losses;
+mod meaning;
 mod syscalls;
 mod table;
 
@@ -131,6 +132,7 @@ fn block(out: &mut String, snapshot: &Snapshot, process: &Process, style: Style)
     threshold(out, process.threshold.as_ref(), style);
     chunks::render(out, process, style);
     heap::render(out, process, style);
+    meaning::render(out, snapshot, process, style);
     incidents::render(out, snapshot, process, style);
     syscalls::render(out, &process.syscalls, style);
     losses::of_process(out, process, style);
