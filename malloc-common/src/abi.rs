@@ -262,10 +262,10 @@ pub const EVENT_SYSCALL: u32 = 4;
 /// [`Event::kind`]: a process mapped code of a file.
 pub const EVENT_MAPPED: u32 = 5;
 
-/// [`Event::kind`] of a [`Sample`]: a free raised the mmap threshold.
+/// [`Event::kind`], of a [`Sample`] and (while tracing) alone: a free raised the mmap threshold.
 /// `values`: threshold before and after, bytes of the chunk that was freed (0: the raise was seen later, at another
 /// event, and the stack is not that of its cause).
-pub const EVENT_RAISE: u32 = 5;
+pub const EVENT_RAISE: u32 = 7;
 /// [`Event::kind`] of a [`Sample`]: `malloc` mapped a chunk.
 /// `values`: bytes mapped, `nb`, address, nanoseconds in `mmap`, how many crossings of the process this one is.
 pub const EVENT_CROSSING: u32 = 6;

@@ -129,6 +129,7 @@ fn nothing_yet() -> Snapshot {
         processes_dropped: 0,
         raises: Vec::new(),
         mappings: Vec::new(),
+        stacks: Vec::new(),
         probes: Vec::new(),
         cost: DaemonCost::default(),
     }

@@ -8,8 +8,8 @@
 //! and the system call must come from at most [`BRANCH_WINDOW`] bytes below.
 
 use crate::abi::{
-    BORN_EXEC, BORN_UNSEEN, CHAIN_AT_BRANCH, Counter, EVENT_CROSSING, EVENT_EXEC, EVENT_EXIT, EVENT_MAPPED,
-    EVENT_RAISE, Flight, Origin, SLOT_EXITED, SLOT_REPLACED, Series, Syscall,
+    BORN_EXEC, BORN_UNSEEN, CHAIN_AT_BRANCH, Counter, EVENT_CROSSING, EVENT_EXEC, EVENT_EXIT, EVENT_MAPPED, Flight,
+    Origin, SLOT_EXITED, SLOT_REPLACED, Series, Syscall,
 };
 use crate::chunk::Chunk;
 use crate::function::Request;
@@ -360,7 +360,7 @@ fn look_at_mp<K: Kernel>(k: &K, slot: SlotId, cookie: Cookie, r: &Registers) -> 
             _ => 0,
         };
         let cause = if chunk == mp.threshold & !7 { chunk } else { 0 };
-        trace::sample(k, EVENT_RAISE, [before, mp.threshold, cause, 0, 0]);
+        trace::raise(k, [before, mp.threshold, cause, 0, 0]);
     }
     Some(mp.threshold)
 }

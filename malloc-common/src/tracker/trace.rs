@@ -1,6 +1,6 @@
 //! Sends what happens as events: the life of processes always, chains while a tracer listens.
 
-use crate::abi::{CHAIN_HAS_ARENA, CHAIN_HAS_CALL, EVENT_CHAIN, EVENT_SYSCALL, Event, Origin, Syscall};
+use crate::abi::{CHAIN_HAS_ARENA, CHAIN_HAS_CALL, EVENT_CHAIN, EVENT_RAISE, EVENT_SYSCALL, Event, Origin, Syscall};
 use crate::function::Function;
 use crate::loss::Loss;
 use crate::site::Cookie;
@@ -73,6 +73,18 @@ pub(super) fn syscall<K: Kernel>(k: &K, syscall: Syscall, origin: Origin, result
         event.values[5] = flight.args[5];
     });
     send(k, &event);
+}
+
+/// Sends a raise with its stack, and without to a tracer: it stands before the chain of its cause.
+#[inline(always)]
+pub(super) fn raise<K: Kernel>(k: &K, given: [u64; 5]) {
+    sample(k, EVENT_RAISE, given);
+    if k.tracing() {
+        let [a, b, c, ..] = given;
+        let values = [a, b, c, 0, 0, 0, 0, 0, 0, 0];
+        let (tgid, tid) = (k.tgid(), k.tid());
+        send(k, &Event { kind: EVENT_RAISE, tgid, tid, chain: 0, ns: k.now_ns(), comm: k.comm(), values });
+    }
 }
 
 /// Sends what happened together with the stack it happened on.

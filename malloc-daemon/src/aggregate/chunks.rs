@@ -14,6 +14,7 @@ pub(super) fn crossings(row: &RawImage, told: &dyn Fn(Origin) -> bool, faults: b
     // A chunk that moves unseen is another chunk afterwards.
     let ends = (told(Origin::MunmapChunk) && told(Origin::MremapChunk)).then(|| ChunkEnds {
         lifetime_ns: buckets(row.histogram(Series::Lifetime)),
+        lifetime_sum_ns: row.histogram(Series::Lifetime).map_or(0, |ages| ages.sum),
         churned: Count { calls: counter(slot, Counter::ChurnedChunks), bytes: counter(slot, Counter::ChurnedBytes) },
         birth_unknown: counter(slot, Counter::BirthUnknown),
         munmap_ns: counter(slot, Counter::ChunkUnmapNs),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use malloc_common::abi::{EVENT_CROSSING, EVENT_RAISE, Event};
 
-use super::model::{INCIDENTS, Mapping, ProcessId, Raise, Stack};
+use super::by_stack::ByStack;
+use super::model::{CrossingStacks, INCIDENTS, MAPPINGS_OF_ONE, Mapping, ProcessId, RAISES_OF_ONE, Raise, Stack};
 use crate::collect::RawImage;
 
 /// Numbers a stack that is being named.
@@ -28,8 +29,7 @@ pub struct Incidents {
     mappings: VecDeque<(StackId, Arc<Mapping>)>,
     /// Raises and mappings so far.
     counted: [u64; 2],
-    /// The ordinal of the last sampled crossing of a process.
-    last_nth: BTreeMap<ProcessId, u64>,
+    by_stack: ByStack,
     /// Incidents dropped because nobody collected for too long.
     pub dropped: u64,
 }
@@ -81,9 +81,9 @@ impl Incidents {
                     stack: None,
                     mapped_by,
                 };
-                push(&mut self.raises, (stack, Arc::new(raise)));
+                push(&mut self.raises, (stack, Arc::new(raise)), RAISES_OF_ONE, |raise| raise.id);
             } else {
-                let last = self.last_nth.insert(id, e).unwrap_or(0);
+                let weight = self.by_stack.sample((id, image.slot.first_ns), stack, e, a);
                 self.counted[1] += 1;
                 let mapping = Mapping {
                     number: self.counted[1],
@@ -96,15 +96,13 @@ impl Incidents {
                     nb: b,
                     mmap_ns: d,
                     nth: e,
-                    weight: e.saturating_sub(last).max(1),
+                    weight,
                     stack: None,
                 };
-                push(&mut self.mappings, (stack, Arc::new(mapping)));
+                push(&mut self.mappings, (stack, Arc::new(mapping)), MAPPINGS_OF_ONE, |mapping| mapping.id);
             }
         }
-        if self.last_nth.len() > INCIDENTS {
-            self.last_nth.retain(|id, _| images.iter().any(|image| image.slot.tgid == id.pid));
-        }
+        self.by_stack.settle(images);
     }
 
     /// Who last mapped a chunk that makes a threshold of so many bytes: the whole mapping up to glibc 2.42, all but its
@@ -116,6 +114,7 @@ impl Incidents {
 
     /// Delivers a stack.
     pub fn deliver(&mut self, id: StackId, stack: &Arc<Stack>) {
+        self.by_stack.deliver(id, stack);
         if let Some((_, raise)) = self.raises.iter_mut().find(|(held, _)| *held == id) {
             Arc::make_mut(raise).stack = Some(Arc::clone(stack));
         }
@@ -138,6 +137,11 @@ impl Incidents {
         self.raises.iter().map(|(_, raise)| Arc::clone(raise)).collect()
     }
 
+    /// Sampled crossings by image and stack.
+    pub fn stacks(&mut self) -> Vec<Arc<CrossingStacks>> {
+        self.by_stack.told()
+    }
+
     /// The mappings, the oldest first.
     #[must_use]
     pub fn mappings(&self) -> Vec<Arc<Mapping>> {
@@ -145,9 +149,23 @@ impl Incidents {
     }
 }
 
-fn push<T>(held: &mut VecDeque<T>, new: T) {
-    if held.len() >= INCIDENTS {
-        held.pop_front();
+/// Adds to a list that holds [`INCIDENTS`] at most and `of_one` of one process: what goes is the oldest of the process
+/// that has too many, or of the one that has most, so that no process pushes out the others'.
+fn push<T>(held: &mut VecDeque<(StackId, Arc<T>)>, new: (StackId, Arc<T>), of_one: usize, id: fn(&T) -> ProcessId) {
+    let mut counts: BTreeMap<ProcessId, usize> = BTreeMap::new();
+    for (_, one) in held.iter() {
+        *counts.entry(id(one)).or_default() += 1;
+    }
+    let own = id(&new.1);
+    let crowded = if counts.get(&own).is_some_and(|count| *count >= of_one) {
+        Some(own)
+    } else if held.len() >= INCIDENTS {
+        counts.into_iter().max_by_key(|(_, count)| *count).map(|(id, _)| id)
+    } else {
+        None
+    };
+    if let Some(at) = crowded.and_then(|crowded| held.iter().position(|(_, one)| id(one) == crowded)) {
+        held.remove(at);
     }
     held.push_back(new);
 }
@@ -232,6 +250,31 @@ mod tests {
         assert!(sampled.iter().take(FIRST_SAMPLES as usize).all(|mapping| mapping.weight == 1));
         let weights: u64 = sampled.iter().map(|mapping| mapping.weight).sum();
         assert_eq!(weights, sampled.last().expect("some").nth);
+    }
+
+    #[test]
+    fn a_process_with_many_raises_pushes_out_none_of_anothers() {
+        // BOUND-1 THRESH-1
+        let mut sim = Sim::new(Room { events: 4096, ..Room::default() }, None);
+        let mut incidents = Incidents::default();
+        for pid in 1..12 {
+            sim.run(pid, pid);
+            let steps = if pid == 1 { 1 } else { RAISES_OF_ONE as u64 + 9 };
+            for step in 0..=steps {
+                sim.set_mp(mp(131_072 + step * 4096)).slow(Role::Sysmalloc, [64, 0, 0]);
+            }
+            for event in sim.events.borrow_mut().drain(..) {
+                incidents.take(&event, 0);
+            }
+            incidents.settle(&sim.collect().images);
+        }
+        let raises = incidents.raises();
+        assert_eq!(raises.len(), INCIDENTS);
+        let of = |pid: u32| raises.iter().filter(|raise| raise.id.pid == pid).count();
+        assert_eq!(of(1), 1, "the first, although nine others had more than all the room");
+        assert!((2..12).all(|pid| of(pid) <= RAISES_OF_ONE && of(pid) > 90));
+        let newest = raises.iter().rfind(|raise| raise.id.pid == 11).expect("some");
+        assert_eq!(newest.to_bytes, 131_072 + (RAISES_OF_ONE as u64 + 9) * 4096);
     }
 
     #[test]

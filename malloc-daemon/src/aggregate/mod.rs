@@ -8,6 +8,7 @@ use malloc_common::loss;
 
 use crate::collect::{RawImage, RawSnapshot};
 
+pub mod by_stack;
 mod chunks;
 pub mod explain;
 pub mod heap;
@@ -17,7 +18,9 @@ pub mod model;
 pub mod what_if;
 
 pub use image::Facts;
-use model::{DaemonCost, Host, LossReason, Mapping, Probe, Process, ProcessId, Raise, Snapshot, Window};
+use model::{
+    CrossingStacks, DaemonCost, Host, LossReason, Mapping, Probe, Process, ProcessId, Raise, Snapshot, Window,
+};
 
 /// What the daemon knows of a moment besides the rows.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +37,8 @@ pub struct Moment {
     pub raises: Vec<Arc<Raise>>,
     /// Sampled mappings, the oldest first.
     pub mappings: Vec<Arc<Mapping>>,
+    /// Sampled crossings by image and stack.
+    pub stacks: Vec<Arc<CrossingStacks>>,
     /// Raises and mappings that were dropped, and stacks that were not named.
     pub incidents_lost: u64,
     /// Every probe.
@@ -105,6 +110,7 @@ impl Aggregate {
             processes_dropped: self.dropped,
             raises: moment.raises,
             mappings: moment.mappings,
+            stacks: moment.stacks,
             probes: moment.probes,
             cost: moment.cost,
         }

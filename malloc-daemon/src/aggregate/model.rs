@@ -10,7 +10,7 @@ use malloc_common::loss::Loss;
 use super::heap::Heap;
 mod crossings;
 
-pub use crossings::{ChunkEnds, ChunkFaults, Crossings, FaultsTotal};
+pub use crossings::{ChunkEnds, ChunkFaults, CrossingStacks, Crossings, FaultsTotal, StackShare};
 
 /// Everything the daemon knows at one moment. Immutable; shared with readers behind an `Arc`.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub raises: Vec<Arc<Raise>>,
     /// Chunks that were mapped, with their stacks, as far as they were sampled; the last [`INCIDENTS`] are kept.
     pub mappings: Vec<Arc<Mapping>>,
+    /// The same added up by image and stack, of all that were sampled.
+    pub stacks: Vec<Arc<CrossingStacks>>,
     /// Every probe and what became of it.
     pub probes: Vec<Probe>,
     /// What observing costs the daemon.
@@ -89,7 +91,7 @@ impl LossReason {
 }
 
 /// A process is its pid and its start: a pid used again is another process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessId {
     /// Process id in the initial namespace.
     pub pid: u32,
@@ -379,6 +381,10 @@ pub struct Configuration {
     pub restart_for: Vec<&'static str>,
 }
 
+/// Raises kept of one process: where there are more, its own oldest go.
+pub const RAISES_OF_ONE: usize = 128;
+/// Mappings kept of one process.
+pub const MAPPINGS_OF_ONE: usize = 256;
 /// Raises kept, and mappings kept. 1,024 x about 4 KiB of named frames = 4 MiB each.
 pub const INCIDENTS: usize = 1024;
 

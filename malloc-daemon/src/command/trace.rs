@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use malloc_common::abi::{
-    CHAIN_AT_BRANCH, CHAIN_HAS_ARENA, CHAIN_HAS_CALL, EVENT_CHAIN, EVENT_EXEC, EVENT_SYSCALL, Event, Origin, Syscall,
+    CHAIN_AT_BRANCH, CHAIN_HAS_ARENA, CHAIN_HAS_CALL, EVENT_CHAIN, EVENT_EXEC, EVENT_RAISE, EVENT_SYSCALL, Event,
+    Origin, Syscall,
 };
 use malloc_common::depth::Depth;
 use malloc_common::site::{Cookie, Role};
@@ -22,7 +23,7 @@ use super::{INCOMPLETE, recording};
 use crate::cli::Trace;
 use crate::host::file::FileKey;
 use crate::observe::{Observer, Selection, unix_ms};
-use crate::report::trace::{Chain, ChainStep, Filter, HOLD_NS, Return, Slow, SlowRole, Tracer, Wording};
+use crate::report::trace::{Chain, ChainStep, Filter, HOLD_NS, Raised, Return, Slow, SlowRole, Tracer, Wording};
 
 /// Chains without a system call are printed after this time at the latest.
 const TICK: Duration = Duration::from_nanos(HOLD_NS);
@@ -188,9 +189,19 @@ impl Session {
                     ns: event.ns,
                     call: function.map(|function| (function, [v[1], v[2], v[3]])),
                     arena: (v[8] & CHAIN_HAS_ARENA != 0).then_some((v[4], v[5])),
+                    raised: None,
                     slow: Slow { role, args: (v[8] & CHAIN_AT_BRANCH == 0).then_some([v[6], v[7]]) },
                 }))
             }
+            EVENT_RAISE => Some(ChainStep::Raise(Raised {
+                tgid: event.tgid,
+                tid: event.tid,
+                comm: comm(&event.comm),
+                ns: event.ns,
+                from: v[0],
+                to: v[1],
+                chunk: (v[2] != 0).then_some(v[2]),
+            })),
             EVENT_SYSCALL => Some(ChainStep::Syscall(Return {
                 tgid: event.tgid,
                 tid: event.tid,

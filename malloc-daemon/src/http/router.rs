@@ -222,9 +222,18 @@ async fn raises(State(api): State<Api>, uri: Uri) -> Response {
 }
 
 async fn crossings(State(api): State<Api>, uri: Uri) -> Response {
-    match selection(uri.query().unwrap_or_default()) {
+    let query = uri.query().unwrap_or_default();
+    // `by=stack` is the one parameter that chooses another answer.
+    let by_stack = query.split('&').any(|part| part == "by=stack");
+    let rest: Vec<&str> = query.split('&').filter(|part| *part != "by=stack").collect();
+    let (snapshot, rest) = (api.snapshot(), rest.join("&"));
+    match selection(&rest) {
+        Ok(which) if by_stack => {
+            let told = json::incidents::crossings_by_stack(&snapshot, which);
+            answer(StatusCode::OK, JSON, Bytes::from(json::to_vec(&told)))
+        }
         Ok(which) => {
-            answer(StatusCode::OK, JSON, Bytes::from(json::to_vec(&json::incidents::crossings(&api.snapshot(), which))))
+            answer(StatusCode::OK, JSON, Bytes::from(json::to_vec(&json::incidents::crossings(&snapshot, which))))
         }
         Err(message) => failure(StatusCode::BAD_REQUEST, "bad_request", &message),
     }

@@ -394,6 +394,7 @@ impl Observer {
         let moment = Moment {
             raises: self.incidents.raises(),
             mappings: self.incidents.mappings(),
+            stacks: self.incidents.stacks(),
             incidents_lost: self.incidents.dropped + self.naming.refused,
             unix_ms: unix_ms(),
             tracking_since_ns: self.tracking_since_ns,

@@ -1,5 +1,6 @@
 //! Metrics: processes of one name summed, no pid or address ever a label, every cap counted.
 
+mod chunks;
 mod figures;
 mod own;
 mod totals;
@@ -130,6 +131,7 @@ impl Collector for Page {
         self.calls(&mut encoder)?;
         self.requests(&mut encoder)?;
         self.crossings(&mut encoder)?;
+        self.chunks(&mut encoder)?;
         self.system_calls(&mut encoder)?;
         self.daemon(&mut encoder)
     }

@@ -190,6 +190,7 @@ pub(crate) fn snapshot(processes: Vec<Process>) -> Snapshot {
         processes_dropped: 0,
         raises: Vec::new(),
         mappings: Vec::new(),
+        stacks: Vec::new(),
         probes: vec![Probe { name: "enter_mmap".to_owned(), depth: Depth::Syscall, verdict: Verdict::Attached }],
         cost: DaemonCost { cpu_ms: 120, resident_bytes: 12_000_000, kernel_bytes: 40_000_000, collect_us: 900 },
     }

@@ -26,6 +26,28 @@ pub enum ChainStep {
     Chain(Chain),
     /// A system call of the allocator returned.
     Syscall(Return),
+    /// The mmap threshold rose.
+    Raise(Raised),
+}
+
+/// The mmap threshold of a process rose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raised {
+    /// Process id.
+    pub tgid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Name of the thread; may hold anything.
+    pub comm: String,
+    /// When, nanoseconds since boot.
+    pub ns: u64,
+    /// Threshold before, bytes.
+    pub from: u64,
+    /// Threshold after, bytes.
+    pub to: u64,
+    /// The mapped chunk whose free raised it, bytes: the thread's next chain is that free. `None`: who raised it is
+    /// not known.
+    pub chunk: Option<u64>,
 }
 
 /// The way from the call to the slow path.
@@ -47,6 +69,8 @@ pub struct Chain {
     pub arena: Option<(u64, u64)>,
     /// The slow-path function.
     pub slow: Slow,
+    /// The raise that this free made.
+    pub raised: Option<Raised>,
 }
 
 /// A slow-path function and its first two arguments.
@@ -113,6 +137,8 @@ pub struct Tracer<W> {
     wording: W,
     filter: Filter,
     threads: BTreeMap<(u32, u32), Thread>,
+    /// Raises whose chain comes next.
+    raised: BTreeMap<(u32, u32), Raised>,
     printed: u64,
     forgotten: u64,
 }
@@ -138,7 +164,7 @@ enum State {
 impl<W: Wording> Tracer<W> {
     /// An empty one.
     pub fn new(wording: W, filter: Filter) -> Self {
-        Self { wording, filter, threads: BTreeMap::new(), printed: 0, forgotten: 0 }
+        Self { wording, filter, threads: BTreeMap::new(), raised: BTreeMap::new(), printed: 0, forgotten: 0 }
     }
 
     /// Takes one event in; gives back what is to be printed now, whole lines or nothing.
@@ -146,6 +172,7 @@ impl<W: Wording> Tracer<W> {
         match step {
             ChainStep::Chain(chain) => self.begin(chain),
             ChainStep::Syscall(call) => self.add(&call),
+            ChainStep::Raise(raised) => self.raise(raised),
         }
     }
 
@@ -179,7 +206,16 @@ impl<W: Wording> Tracer<W> {
         self.forgotten
     }
 
-    fn begin(&mut self, chain: Chain) -> String {
+    fn raise(&mut self, raised: Raised) -> String {
+        if raised.chunk.is_some() && self.raised.len() < THREADS {
+            self.raised.insert((raised.tgid, raised.tid), raised);
+            return String::new();
+        }
+        if self.finished() { String::new() } else { render::raise_alone(&self.wording, &raised) }
+    }
+
+    fn begin(&mut self, mut chain: Chain) -> String {
+        chain.raised = self.raised.remove(&(chain.tgid, chain.tid));
         let key = (chain.tgid, chain.tid);
         let mut out = self.release(key);
         if !self.threads.contains_key(&key) && self.threads.len() >= THREADS {

@@ -6,7 +6,7 @@ use std::process::Command;
 use kernel_tests::compare::assert_crossings;
 use kernel_tests::daemon::{Attached, Serving, record_at};
 use kernel_tests::document::Image;
-use kernel_tests::process::Running;
+use kernel_tests::process::{Running, until};
 use kernel_tests::truth::Truth;
 use kernel_tests::victim;
 use serde_json::Value;
@@ -127,5 +127,35 @@ fn page_faults_that_were_not_asked_for_are_null() {
             !image.is_null("/crossings") && image.number("/crossings/calls") == truth.crossings.calls
         });
         assert_eq!(image.is_null("/crossings/faults"), !counted, "{}", image.0["crossings"]);
+    }
+}
+
+// CROSS-2: shares of stacks and the rest are all crossings, over HTTP, in a recording, and in the metrics.
+#[test]
+fn crossings_by_stack_add_up_to_the_crossings() {
+    let serving = Serving::start(&[]);
+    let mut victim =
+        Running::start(Command::new(victim::program("mapped_chunks")).args(["2", "400", "200000", "hold"]));
+    let truth = Truth::parse(&victim.read_line());
+    let path = format!("/v1/crossings?by=stack&pid={}", truth.pid);
+    let told = until("its crossings by stack", || {
+        let answer = serving.get(&path).json();
+        let told = answer["processes"].as_array().and_then(|all| all.first()).cloned()?;
+        let named = told["stacks"].as_array().is_some_and(|stacks| !stacks.is_empty());
+        (named && told["calls"] == truth.crossings.calls).then_some(told)
+    });
+    let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{value} is no number in {told}"));
+    let stacks = told["stacks"].as_array().expect("stacks");
+    let shares: u64 = stacks.iter().map(|share| number(&share["calls"])).sum();
+    assert_eq!(shares + number(&told["other"]["calls"]), truth.crossings.calls, "{told}");
+    assert_eq!(told["estimated"], number(&told["samples"]) < truth.crossings.calls);
+    let by_main = |share: &&Value| share["stack"]["frames"].to_string().contains("\"work\"");
+    assert!(stacks.iter().filter(by_main).count() >= 2, "malloc and memalign are two ways: {told}");
+    // Other programs of that name may run at the same time: the metrics have their sum.
+    let metrics = serving.get("/metrics").body;
+    for (name, least) in [("chunks_churned_total", "churned"), ("chunk_lifetime_seconds_count", "ended")] {
+        let start = format!("malloc_mapped_{name}{{comm=\"mapped_chunks\"}} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse::<u64>().ok());
+        assert!(value >= Some(truth.facts[least]), "{start}{value:?}: {truth:?}");
     }
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use kernel_tests::daemon::command;
 use kernel_tests::process::run;
+use kernel_tests::truth::Truth;
 use kernel_tests::victim;
 
 /// The lines that `trace` printed for one run of `trace_one`, without the victim's own.
@@ -79,4 +80,28 @@ fn a_traced_program_prints_what_it_prints_alone() {
         line.split_once("\"malloc\"").expect("functions").1.to_owned()
     };
     assert_eq!(account(&traced.stdout), account(&alone.stdout));
+}
+
+// THRESH-1: each raise is a line below the free that made it, from the threshold before to the one after.
+#[test]
+fn every_raise_is_a_line_below_its_free() {
+    let mut trace = command(["trace"]);
+    trace.arg("--").arg(victim::program("dynamic_threshold"));
+    let ended = run(&mut trace);
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    let truth = ended.stdout.lines().find(|line| line.starts_with('{')).map(Truth::parse).expect("an account");
+    let lines: Vec<&str> = ended.stdout.lines().map(str::trim).collect();
+    let mut at = 131_072;
+    let mut raises = 0;
+    for (index, line) in lines.iter().enumerate() {
+        let Some(raise) = line.strip_prefix("=> mmap threshold ") else { continue };
+        let (from, rest) = raise.split_once(" -> ").expect("from and to");
+        let (to, cause) = rest.split_once("  ").expect("to and cause");
+        assert_eq!(from.parse(), Ok(at), "{line}");
+        at = to.parse().expect("a size");
+        assert_eq!(cause, format!("(by the free of a mapped chunk of {at})"));
+        assert!(lines[index - 2].starts_with("-> free (ptr=0x"), "{:?}", &lines[index - 2..=index]);
+        raises += 1;
+    }
+    assert_eq!((raises, at), (truth.threshold.raises, truth.threshold.bytes));
 }

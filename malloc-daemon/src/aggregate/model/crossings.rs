@@ -1,6 +1,8 @@
 //! What is known of mapped chunks.
 
-use super::{Bucket, Count};
+use std::sync::Arc;
+
+use super::{Bucket, Count, ProcessId, Stack};
 
 /// Chunks that `malloc` mapped, and what that cost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub struct ChunkEnds {
     /// Those that were mapped and unmapped while observed: nanoseconds from the return of `mmap` to the entry of
     /// `munmap`. Calls that resize a chunk are part of its life.
     pub lifetime_ns: Vec<Bucket>,
+    /// Sum of these.
+    pub lifetime_sum_ns: u64,
     /// Unmapped within a second (`malloc_common::chunk::CHURN_NS`): how many, and the bytes unmapped.
     pub churned: Count,
     /// Unmapped, but mapped before the process was observed, by the process it was forked from, in place of a heap that
@@ -70,4 +74,31 @@ pub struct FaultsTotal {
     /// Between these two lies the true number, 95 times in 100, if chunks are watched by chance; both are
     /// `faults` when every chunk was.
     pub interval_95: (u64, u64),
+}
+
+/// Who had the chunks of one image mapped, as far as stacks were sampled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CrossingStacks {
+    /// Which process.
+    pub id: ProcessId,
+    /// Which image of it.
+    pub image_ns: u64,
+    /// Crossings whose stacks were sampled.
+    pub samples: u64,
+    /// Those that are named, most bytes first. Crossings that are in none of them have a stack that is not named, came
+    /// after the last that was sampled, or belong to stacks beyond the ceiling.
+    pub stacks: Vec<StackShare>,
+}
+
+/// What one stack stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StackShare {
+    /// Crossings: the sampled ones and, for each, those since the one sampled before it.
+    pub calls: u64,
+    /// Their bytes, if each is as long as the sampled one that stands for it.
+    pub bytes: u64,
+    /// Sampled ones.
+    pub samples: u64,
+    /// Who asked.
+    pub stack: Arc<Stack>,
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::document::{self, SCHEMA_VERSION};
-use crate::aggregate::model::{Frame, Mapping, Raise, Snapshot, Stack};
+use crate::aggregate::model::{Frame, Mapping, Process, Raise, Snapshot, Stack, StackShare};
 
 /// Which incidents are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,43 @@ pub struct Crossings<'a> {
     crossings: Vec<OneCrossing<'a>>,
 }
 
+/// `/v1/crossings?by=stack`
+#[derive(Debug, Serialize)]
+pub struct CrossingsByStack<'a> {
+    schema_version: u32,
+    sequence: u64,
+    processes: Vec<OneProcess<'a>>,
+}
+
+/// The crossings of one image by stack; `stacks` and `other` together are `calls`.
+#[derive(Debug, Serialize)]
+struct OneProcess<'a> {
+    pid: u32,
+    start_time_ticks: u64,
+    comm: &'a str,
+    calls: u64,
+    bytes: u64,
+    samples: u64,
+    /// Not every crossing was sampled: the shares are estimates, their sum is not.
+    estimated: bool,
+    stacks: Vec<OneShare<'a>>,
+    other: Rest,
+}
+
+#[derive(Debug, Serialize)]
+struct OneShare<'a> {
+    calls: u64,
+    bytes: u64,
+    samples: u64,
+    stack: OneStack<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct Rest {
+    calls: u64,
+    bytes: u64,
+}
+
 /// What `record --format json` writes: the snapshot document with the incidents beside it.
 #[derive(Debug, Serialize)]
 pub struct Recording<'a> {
@@ -37,6 +74,7 @@ pub struct Recording<'a> {
     snapshot: document::Snapshot<'a>,
     raises: Vec<OneRaise<'a>>,
     crossing_samples: Vec<OneCrossing<'a>>,
+    crossing_stacks: Vec<OneProcess<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -95,6 +133,7 @@ pub fn recording(snapshot: &Snapshot) -> Recording<'_> {
         snapshot: super::snapshot(snapshot),
         raises: snapshot.raises.iter().map(|raise| one_raise(raise)).collect(),
         crossing_samples: snapshot.mappings.iter().map(|mapping| one_crossing(mapping)).collect(),
+        crossing_stacks: processes(snapshot, Selection::default()),
     }
 }
 
@@ -118,6 +157,44 @@ pub fn crossings(snapshot: &Snapshot, which: Selection) -> Crossings<'_> {
         sequence: snapshot.sequence,
         crossings: chosen.take(which.limit.unwrap_or(usize::MAX)).map(|mapping| one_crossing(mapping)).collect(),
     }
+}
+
+/// Sampled crossings by image and stack; `limit`: so many stacks of each image, the others are in `other`.
+#[must_use]
+pub fn crossings_by_stack(snapshot: &Snapshot, which: Selection) -> CrossingsByStack<'_> {
+    let (schema_version, sequence) = (SCHEMA_VERSION, snapshot.sequence);
+    CrossingsByStack { schema_version, sequence, processes: processes(snapshot, which) }
+}
+
+fn processes(snapshot: &Snapshot, which: Selection) -> Vec<OneProcess<'_>> {
+    let chosen = snapshot.stacks.iter().filter(|told| which.pid.is_none_or(|pid| pid == told.id.pid));
+    chosen
+        .filter_map(|told| {
+            let same = |p: &&std::sync::Arc<Process>| p.id == told.id && p.image_ns == told.image_ns;
+            let process = snapshot.processes.iter().find(same)?;
+            let all = process.crossings.as_ref()?.count;
+            let shown = told.stacks.get(..which.limit.unwrap_or(usize::MAX)).unwrap_or(&told.stacks);
+            let sum = |of: fn(&StackShare) -> u64| shown.iter().map(of).fold(0, u64::saturating_add);
+            Some(OneProcess {
+                pid: told.id.pid,
+                start_time_ticks: told.id.start_ticks,
+                comm: &process.comm,
+                calls: all.calls,
+                bytes: all.bytes,
+                samples: told.samples,
+                estimated: told.samples < all.calls,
+                stacks: shown.iter().map(one_share).collect(),
+                other: Rest {
+                    calls: all.calls.saturating_sub(sum(|share| share.calls)),
+                    bytes: all.bytes.saturating_sub(sum(|share| share.bytes)),
+                },
+            })
+        })
+        .collect()
+}
+
+fn one_share(share: &StackShare) -> OneShare<'_> {
+    OneShare { calls: share.calls, bytes: share.bytes, samples: share.samples, stack: one_stack(&share.stack) }
 }
 
 fn one_raise(raise: &Raise) -> OneRaise<'_> {
@@ -171,7 +248,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::aggregate::model::ProcessId;
+    use crate::aggregate::model::{CrossingStacks, ProcessId};
     use crate::report::json::to_vec;
     use crate::report::sample;
 
@@ -205,6 +282,30 @@ mod tests {
         snapshot.raises = vec![raise(7, 1_052_672)];
         let document = to_vec(&raises(&snapshot, Selection::default()));
         insta::assert_snapshot!(String::from_utf8(document).expect("text"));
+    }
+
+    #[test]
+    fn shares_of_stacks_and_the_rest_add_up_to_the_crossings() {
+        // CROSS-2
+        let mut process = sample::sqlite();
+        process.crossings.as_mut().expect("measured").count =
+            crate::aggregate::model::Count { calls: 100, bytes: 100_000 };
+        let share = |calls| StackShare { calls, bytes: calls * 1000, samples: 1, stack: Arc::default() };
+        let told = CrossingStacks {
+            id: process.id,
+            image_ns: process.image_ns,
+            samples: 3,
+            stacks: vec![share(60), share(30), share(5)],
+        };
+        let mut snapshot = sample::snapshot(vec![process]);
+        snapshot.stacks = vec![Arc::new(told)];
+        for (limit, other) in [(None, 5), (Some(1), 40), (Some(9), 5)] {
+            let told = &crossings_by_stack(&snapshot, Selection { pid: None, limit }).processes[0];
+            let shares: u64 = told.stacks.iter().map(|share| share.calls).sum();
+            assert_eq!((told.other.calls, told.other.bytes), (other, other * 1000));
+            assert_eq!((shares + told.other.calls, told.estimated), (told.calls, true));
+        }
+        assert!(crossings_by_stack(&snapshot, Selection { pid: Some(1), limit: None }).processes.is_empty());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use malloc_common::abi::ORIGINS;
 use malloc_common::function::{FUNCTIONS, SIZED_FUNCTIONS};
 
+use super::chunks::ChunkFigures;
 use crate::aggregate::model::{Bucket, Process};
 
 /// Upper bounds of the buckets of a request, bytes: powers of four, so that no bucket of the kernel is split.
@@ -23,6 +24,7 @@ pub(super) struct Figures {
     pub requests: [Option<Box<Requests>>; SIZED_FUNCTIONS],
     pub crossings: Option<u64>,
     pub raises: Option<u64>,
+    pub chunks: ChunkFigures,
     pub origin_calls: [Option<u64>; ORIGINS],
     pub origin_bytes: [Option<u64>; ORIGINS],
     /// By depth, the cheapest first.
@@ -55,6 +57,7 @@ impl Figures {
             put(&mut figures.origin_bytes, *origin as usize, count.map(|count| count.bytes));
         }
         figures.crossings = process.crossings.as_ref().map(|crossings| crossings.count.calls);
+        figures.chunks = ChunkFigures::of(process);
         figures.raises = process.threshold.map(|threshold| threshold.raises);
         figures.threshold = process.threshold.map(|threshold| threshold.bytes);
         let calls = process.functions.as_ref().map(|functions| {
@@ -79,6 +82,7 @@ impl Figures {
         grow_all(&mut self.hits, &mut seen.hits, &now.hits);
         grow(&mut self.crossings, &mut seen.crossings, now.crossings);
         grow(&mut self.raises, &mut seen.raises, now.raises);
+        self.chunks.grow(&mut seen.chunks, &now.chunks);
         for ((total, seen), now) in self.requests.iter_mut().zip(&mut seen.requests).zip(&now.requests) {
             let Some(now) = now else { continue };
             let (total, seen) = (total.get_or_insert_default(), seen.get_or_insert_default());
@@ -115,7 +119,7 @@ fn grow_all(totals: &mut [Option<u64>], seen: &mut [Option<u64>], now: &[Option<
     }
 }
 
-fn grow(total: &mut Option<u64>, seen: &mut Option<u64>, now: Option<u64>) {
+pub(super) fn grow(total: &mut Option<u64>, seen: &mut Option<u64>, now: Option<u64>) {
     if let Some(now) = now {
         advance(total.get_or_insert_default(), seen.get_or_insert_default(), now);
     }

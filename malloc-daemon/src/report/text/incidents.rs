@@ -1,10 +1,9 @@
 //! Who raised the threshold, and who had chunks mapped, below the threshold's own lines.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Style, Tone, heading, push};
-use crate::aggregate::model::{Frame, Mapping, Process, Raise, Snapshot, Stack};
+use crate::aggregate::model::{CrossingStacks, Frame, Process, Raise, Snapshot, Stack};
 use crate::report::escape::printable;
 use crate::report::units::{bytes, count};
 use crate::report::words;
@@ -29,8 +28,10 @@ pub(super) fn render(out: &mut String, snapshot: &Snapshot, process: &Process, s
             style.sentence(out, 2, Tone::Quiet, &format!("and {} more", count((raises.len() - RAISES) as u64)));
         }
     }
-    let mappings: Vec<&Arc<Mapping>> = snapshot.mappings.iter().filter(|mapping| own(mapping.id, mapping.ns)).collect();
-    by_stack(out, &mappings, process, style);
+    let told = snapshot.stacks.iter().find(|told| told.id == process.id && told.image_ns == process.image_ns);
+    if let Some(told) = told {
+        by_stack(out, told, process, style);
+    }
 }
 
 fn one_raise(out: &mut String, raise: &Raise, process: &Process, style: Style) {
@@ -49,33 +50,27 @@ fn one_raise(out: &mut String, raise: &Raise, process: &Process, style: Style) {
     }
 }
 
-/// What makes two stacks one: module and offset of each frame.
-type Places<'a> = Vec<(Option<&'a str>, Option<u64>)>;
-
 /// The stacks that had most bytes mapped; a sampled stack stands for its weight.
-fn by_stack(out: &mut String, mappings: &[&Arc<Mapping>], process: &Process, style: Style) {
-    let mut stacks: BTreeMap<Places<'_>, (u64, u64, &Stack)> = BTreeMap::new();
-    for mapping in mappings {
-        let Some(stack) = mapping.stack.as_deref() else { continue };
-        let key = stack.frames.iter().map(|frame| (frame.module.as_deref(), frame.offset)).collect();
-        let entry = stacks.entry(key).or_insert((0, 0, stack));
-        entry.0 += mapping.weight;
-        entry.1 += mapping.weight.saturating_mul(mapping.bytes);
-    }
-    if stacks.is_empty() {
+fn by_stack(out: &mut String, told: &CrossingStacks, process: &Process, style: Style) {
+    let Some(all) = process.crossings.as_ref().map(|crossings| crossings.count.calls) else { return };
+    if told.stacks.is_empty() {
         return;
     }
     heading(out, "Mapped chunks by stack", style);
-    let sampled = mappings.iter().any(|mapping| mapping.weight > 1);
-    let mut stacks: Vec<_> = stacks.into_values().collect();
-    stacks.sort_by_key(|(calls, bytes, _)| std::cmp::Reverse((*bytes, *calls)));
-    for (calls, size, stack) in stacks.iter().take(STACKS) {
-        let about = if sampled { "about " } else { "" };
-        push(out, &format!("  {about}{} crossings, {}", count(*calls), bytes(*size)));
-        frames(out, stack, process, style);
+    for share in told.stacks.iter().take(STACKS) {
+        let about = if told.samples < all { "about " } else { "" };
+        push(out, &format!("  {about}{} crossings, {}", count(share.calls), bytes(share.bytes)));
+        frames(out, &share.stack, process, style);
     }
-    if stacks.len() > STACKS {
-        style.sentence(out, 2, Tone::Quiet, &format!("and {} more stacks", count((stacks.len() - STACKS) as u64)));
+    let shown = told.stacks.iter().take(STACKS).fold(0u64, |sum, share| sum.saturating_add(share.calls));
+    let rest = all.saturating_sub(shown);
+    if rest > 0 {
+        let more = told.stacks.len().saturating_sub(STACKS);
+        let text = match more {
+            0 => format!("and {} crossings whose stack is not known", count(rest)),
+            more => format!("and {} crossings of {} more stacks, or not known", count(rest), count(more as u64)),
+        };
+        style.sentence(out, 2, Tone::Quiet, &text);
     }
 }
 

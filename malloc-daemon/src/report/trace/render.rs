@@ -3,7 +3,7 @@
 use malloc_common::abi::Syscall;
 use malloc_common::function::Function;
 
-use super::{Chain, Return, Slow, SlowRole};
+use super::{Chain, Raised, Return, Slow, SlowRole};
 use crate::report::escape::printable;
 use crate::report::units::nanoseconds;
 
@@ -27,7 +27,23 @@ pub(super) fn chain(wording: &impl Wording, chain: &Chain) -> String {
         out.push_str(&format!("  -> _int_malloc (av={av}, bytes={bytes})\n"));
     }
     out.push_str(&slow(wording, chain.tgid, chain.slow));
+    if let Some(raised) = &chain.raised {
+        out.push_str(&raise(raised));
+    }
     out
+}
+
+/// A raise whose cause was not seen, below a header of its own.
+pub(super) fn raise_alone(wording: &impl Wording, raised: &Raised) -> String {
+    header(wording, raised.ns, &raised.comm, raised.tgid, raised.tid) + &raise(raised)
+}
+
+fn raise(raised: &Raised) -> String {
+    let cause = match raised.chunk {
+        Some(chunk) => format!("by the free of a mapped chunk of {chunk}"),
+        None => "seen only now: who raised it is not known".to_owned(),
+    };
+    format!("  => mmap threshold {} -> {}  ({cause})\n", raised.from, raised.to)
 }
 
 /// The system call of a chain.

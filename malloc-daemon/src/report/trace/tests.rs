@@ -41,6 +41,7 @@ fn crossing(tid: u32, chain: u32, ns: u64) -> Chain {
         call: Some((Function::Malloc, [1_048_576, 0, 0])),
         arena: Some((0x7f2e_fffc_ace0, 1_048_576)),
         slow: Slow { role: SlowRole::Sysmalloc, args: Some([1_048_592, 0x7f2e_fffc_ace0]) },
+        raised: None,
     }
 }
 
@@ -258,4 +259,32 @@ proptest! {
         prop_assert_eq!(out.lines().count(), 7);
         prop_assert!(!out.chars().any(|letter| letter != '\n' && is_unsafe(letter)));
     }
+}
+
+#[test]
+fn a_raise_stands_with_the_free_that_made_it_or_alone_when_nobody_is_known() {
+    let mut tracer = Tracer::new(Known, Filter::default());
+    let raised = Raised {
+        tgid: 4242,
+        tid: 7,
+        comm: "prog".to_owned(),
+        ns: T,
+        from: 131_072,
+        to: 1_052_672,
+        chunk: Some(1_052_672),
+    };
+    assert_eq!(tracer.feed(ChainStep::Raise(raised.clone())), "", "the chain of its free comes next");
+    let free = Chain {
+        call: Some((Function::Free, [0x7f2e_feb0_0010, 0, 0])),
+        arena: None,
+        slow: Slow { role: SlowRole::MunmapChunk, args: Some([0x7f2e_feb0_0000, 0]) },
+        ..crossing(7, 1, T)
+    };
+    tracer.feed(ChainStep::Chain(free));
+    let text = tracer.flush(u64::MAX);
+    let lines: Vec<&str> = text.lines().map(str::trim).skip(1).collect();
+    let raise = "=> mmap threshold 131072 -> 1052672  (by the free of a mapped chunk of 1052672)";
+    assert_eq!(lines, ["-> free (ptr=0x7f2efeb00010)", "-> munmap_chunk (p=0x7f2efeb00000)", raise]);
+    let alone = tracer.feed(ChainStep::Raise(Raised { chunk: None, ..raised }));
+    assert!(alone.ends_with("131072 -> 1052672  (seen only now: who raised it is not known)\n"), "{alone}");
 }
