@@ -16,6 +16,7 @@ use crate::aggregate::Keep;
 use crate::aggregate::model::{DaemonCost, Host, LossReason, Snapshot, Window};
 use crate::config::Deep;
 use crate::history::History;
+use crate::host::privileges;
 use crate::http::Readiness;
 use crate::observe::{Observer, Options, Selection, StartError};
 use crate::probes::Capacities;
@@ -148,6 +149,10 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
         && let Err(error) = observer.cache().keep_in(path)
     {
         tracing::warn!(%error, "nothing is kept from one start to the next");
+    }
+    let keep = if observer.attaches_many() { privileges::Keep::Observing } else { privileges::Keep::Starting };
+    if let Err(error) = privileges::keep(keep) {
+        tracing::warn!(%error, "privileges that are not needed are kept");
     }
     observer.probe_everything()?;
     select(&mut observer, &wishes.deep);

@@ -14,4 +14,5 @@ pub mod observe;
 pub mod probes;
 pub mod report;
 pub mod symbols;
+pub mod systemd;
 pub mod targets;

@@ -13,10 +13,12 @@ use crate::cli::Serve;
 use crate::config::{Config, Loaded, Source};
 use crate::daemon::{Observing, Wishes};
 use crate::history::History;
+use crate::host::privileges::{self, Keep};
 use crate::http::{Access, Api, Limits, Listen, Listener, Readiness, Sources, push, serve};
 use crate::observe::cache::Folder;
 use crate::observe::unix_ms;
 use crate::report::prometheus::Totals;
+use crate::systemd;
 
 /// Runs the service.
 pub fn run(args: &Serve) -> anyhow::Result<ExitCode> {
@@ -42,8 +44,11 @@ async fn service(source: Source, loaded: Loaded, cache_dir: Option<PathBuf>) -> 
     let history = folder.map(|folder| History::start(&folder, config.history.max_bytes)).transpose();
     let history = history.context("cannot start the history")?;
     let reader = history.as_ref().map(History::reader);
+    give_up(Keep::Starting);
     let wishes = Wishes { cache_dir, ..wishes(&config) };
     let observing = Observing::start(wishes, history).context("cannot start observing")?;
+    // What answers requests needs no privilege at all.
+    give_up(Keep::Nothing);
     for listener in &listeners {
         match listener.listen() {
             Listen::Tcp(address) if references.access.tls.is_some() => eprintln!("listening on https://{address}"),
@@ -64,6 +69,7 @@ async fn service(source: Source, loaded: Loaded, cache_dir: Option<PathBuf>) -> 
     let api = Api::new(sources, totals, env!("CARGO_PKG_VERSION")).with_history(reader);
     let pushing = config.push.collector.clone().map(|to| tokio::spawn(push(api.clone(), to, config.push.interval)));
     let mut readiness = observing.readiness.clone();
+    let reporting = systemd::report(readiness.clone(), observing.snapshots.clone(), observing.progress.clone());
     let mut running = Running { source, config, observing, access, configuration };
     let stop = async {
         loop {
@@ -71,11 +77,17 @@ async fn service(source: Source, loaded: Loaded, cache_dir: Option<PathBuf>) -> 
                 _ = terminate.recv() => return,
                 _ = interrupt.recv() => return,
                 () = failure(&mut readiness) => return,
-                _ = hangup.recv() => running.reload(),
+                _ = hangup.recv() => systemd::reloading(|| running.reload()),
             }
         }
     };
-    serve(listeners, api, limits, stop).await;
+    let reporting = tokio::spawn(reporting);
+    serve(listeners, api, limits, async {
+        stop.await;
+        systemd::stopping();
+    })
+    .await;
+    reporting.abort();
     if let Some(pushing) = pushing {
         pushing.abort();
     }
@@ -85,6 +97,13 @@ async fn service(source: Source, loaded: Loaded, cache_dir: Option<PathBuf>) -> 
         bail!(error);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A thread that keeps more than it needs works all the same.
+fn give_up(all_but: Keep) {
+    if let Err(error) = privileges::keep(all_but) {
+        tracing::warn!(%error, "privileges that are not needed are kept");
+    }
 }
 
 async fn listeners(config: &Config, socket: crate::http::SocketOptions) -> anyhow::Result<Vec<Listener>> {

@@ -218,7 +218,7 @@ pub fn kernel() -> Result<Kernel, HostError> {
 /// # Errors
 /// [`HostError`].
 pub fn rights() -> Result<Rights, HostError> {
-    let path = Path::new("/proc/self/status");
+    let path = Path::new("/proc/thread-self/status");
     let text = read_bounded(path, SMALL_FILE_BYTES)?;
     let rights = text.and_then(|text| parse_rights(&String::from_utf8_lossy(&text)));
     rights.ok_or(HostError::Malformed { path: path.to_path_buf(), expected: "CapEff line" })

@@ -16,6 +16,7 @@ pub mod link_map;
 pub mod maps;
 pub mod memory;
 pub mod mounts;
+pub mod privileges;
 pub mod process;
 pub mod tracefs;
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::aggregate::incidents::StackId;
 use crate::aggregate::model::{Frame, Stack};
+use crate::host::privileges::{self, Keep};
 use crate::symbols::{self, Limits, Sample, StackEnd, Symbolizer};
 
 /// Stacks that wait to be named: 256 x 16.5 KiB = 4.2 MiB.
@@ -38,6 +39,11 @@ impl Naming {
         let (work, jobs) = sync_channel::<Work>(WAITING);
         let (results, named) = channel();
         let thread = std::thread::Builder::new().name("symbols".to_owned()).spawn(move || {
+            // What it reads is written by the observed programs: it may do nothing else. A thread that keeps more than
+            // that still names stacks.
+            if let Err(error) = privileges::keep(Keep::Reading) {
+                tracing::debug!(%error, "privileges are kept");
+            }
             let mut symbolizer = Symbolizer::new(Limits::default());
             for job in jobs {
                 match job {

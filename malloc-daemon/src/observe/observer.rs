@@ -222,15 +222,19 @@ impl Observer {
         Ok(Some(key))
     }
 
-    /// Finds the allocators of all processes and probes their files, for all their users; at depth `syscall` these carry
-    /// no probe, and the processes are known all the same.
+    /// Probes the files of all processes, for all their users. At depth `syscall` there is none to probe, and the
+    /// processes are known all the same.
     ///
     /// # Errors
     ///
     /// When /proc cannot be listed.
     pub fn probe_everything(&mut self) -> Result<(), HostError> {
         for pid in process::pids()? {
-            if let Ok(Some(_)) = self.serving(pid, Some((Scope::AllProcesses, self.options.depth))) {
+            let is_known = match self.options.depth {
+                Depth::Syscall => matches!(process::exe(pid), Ok(Some(_))),
+                depth => matches!(self.serving(pid, Some((Scope::AllProcesses, depth))), Ok(Some(_))),
+            };
+            if is_known {
                 self.adopt(pid);
             }
         }
@@ -482,6 +486,12 @@ impl Observer {
     pub fn arena_distance(&self, key: &FileKey) -> Option<u64> {
         let located = &self.files.get(key)?.located;
         Some(located.main_arena?.wrapping_sub(located.mp?.vaddr))
+    }
+
+    /// Whether one link carries many uprobes: without such links each needs `CAP_SYS_ADMIN`.
+    #[must_use]
+    pub fn attaches_many(&self) -> bool {
+        self.object.attaches_many()
     }
 
     /// How many groups of probes are attached to files.

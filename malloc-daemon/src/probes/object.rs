@@ -194,6 +194,12 @@ impl Object {
         Ok(Self { ebpf, multi, capacities: c })
     }
 
+    /// Whether one link carries many uprobes.
+    #[must_use]
+    pub fn attaches_many(&self) -> bool {
+        !self.multi.is_empty()
+    }
+
     /// The file descriptor of a map.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -35,10 +37,25 @@ impl Answer {
 /// If the answer is no HTTP.
 #[must_use]
 pub fn try_get(address: &str, path: &str) -> Option<Answer> {
-    let mut stream = TcpStream::connect(address).ok()?;
+    let stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    exchange(stream, address, path)
+}
+
+/// The same over a socket in the file system.
+///
+/// # Panics
+/// If the answer is no HTTP.
+#[must_use]
+pub fn try_get_unix(socket: &Path, path: &str) -> Option<Answer> {
+    let stream = UnixStream::connect(socket).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    exchange(stream, "localhost", path)
+}
+
+fn exchange(mut stream: impl Read + Write, host: &str, path: &str) -> Option<Answer> {
     // HTTP/1.0: the body ends with the connection, never in chunks.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n").ok()?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes).into_owned();

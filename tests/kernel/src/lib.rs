@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod document;
 pub mod http;
 pub mod process;
+pub mod systemd;
 pub mod text;
 pub mod truth;
 pub mod victim;

@@ -10,17 +10,12 @@ use crate::aggregate::model::{Configuration, LossReason, Probe, Snapshot, Verdic
 /// `/v1/health`; `version` is the daemon's.
 #[must_use]
 pub fn health<'a>(snapshot: &'a Snapshot, configuration: &'a Configuration, version: &'a str) -> doc::Health<'a> {
-    let broken = snapshot.probes.iter().any(|probe| matches!(probe.verdict, Verdict::Broken(_)));
-    let complete = snapshot.complete && snapshot.processes.iter().all(|process| process.complete);
+    let complete = is_complete(snapshot);
     let losses: Vec<(LossReason, u64)> =
         snapshot.losses.iter().chain(snapshot.processes.iter().flat_map(|process| &process.losses)).copied().collect();
     doc::Health {
         schema_version: SCHEMA_VERSION,
-        status: Cow::Borrowed(match (broken, complete) {
-            (true, _) => "broken",
-            (false, false) => "incomplete",
-            (false, true) => "ok",
-        }),
+        status: Cow::Borrowed(status(snapshot)),
         complete,
         losses: convert::every_loss(&losses),
         probes: snapshot.probes.iter().map(probe).collect(),
@@ -44,6 +39,21 @@ pub fn health<'a>(snapshot: &'a Snapshot, configuration: &'a Configuration, vers
         sequence: snapshot.sequence,
         window: convert::window(snapshot.window),
     }
+}
+
+/// `ok`; `incomplete`: something is missing; `broken`: a probe that should work does not.
+#[must_use]
+pub fn status(snapshot: &Snapshot) -> &'static str {
+    let broken = snapshot.probes.iter().any(|probe| matches!(probe.verdict, Verdict::Broken(_)));
+    match (broken, is_complete(snapshot)) {
+        (true, _) => "broken",
+        (false, false) => "incomplete",
+        (false, true) => "ok",
+    }
+}
+
+fn is_complete(snapshot: &Snapshot) -> bool {
+    snapshot.complete && snapshot.processes.iter().all(|process| process.complete)
 }
 
 fn probe(probe: &Probe) -> doc::Probe<'_> {

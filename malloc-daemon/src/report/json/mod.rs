@@ -19,7 +19,7 @@ use self::document::{Failure, FailureCode, SCHEMA_VERSION};
 use crate::aggregate::model::{Process, ProcessId, Snapshot};
 use crate::report::escape::is_unsafe;
 
-pub use self::health::health;
+pub use self::health::{health, status};
 
 /// The snapshot document: `/v1/snapshot` and `record --format json`.
 #[must_use]

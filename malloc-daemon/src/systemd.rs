@@ -1,0 +1,97 @@
+//! Tells the service manager what the daemon does: ready, alive, reloading, stopping. Without one nothing is sent.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+use tokio::sync::watch;
+
+use crate::aggregate::model::{Snapshot, Verdict};
+use crate::http::Readiness;
+use crate::report::json;
+
+/// The status line is renewed this often at most.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// Says that the probes are in place once they are, and from then on, for as long as the observer gets on with its work,
+/// that the daemon is alive: an observer that hangs is not.
+pub async fn report(
+    mut readiness: watch::Receiver<Readiness>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    mut progress: watch::Receiver<()>,
+) {
+    if readiness.wait_for(|readiness| *readiness == Readiness::Ready).await.is_err() {
+        return;
+    }
+    let mut status = status(&snapshots.borrow());
+    tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    // A third of the time allowed: one delay does not end the service.
+    let alive_every = sd_notify::watchdog_enabled().map(|time| time / 3);
+    let (mut told_alive, mut told_status) = (Instant::now(), Instant::now());
+    while progress.changed().await.is_ok() {
+        if alive_every.is_some_and(|every| told_alive.elapsed() >= every) {
+            told_alive = Instant::now();
+            tell(&[NotifyState::Watchdog]);
+        }
+        if told_status.elapsed() >= STATUS_EVERY {
+            told_status = Instant::now();
+            let now = self::status(&snapshots.borrow());
+            if now != status {
+                status = now;
+                tell(&[NotifyState::Status(&status)]);
+            }
+        }
+    }
+}
+
+/// Runs a reload between the two messages that `Type=notify-reload` waits for.
+pub fn reloading(reload: impl FnOnce()) {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(_) => tell(&[NotifyState::Reloading]),
+    }
+    reload();
+    tell(&[NotifyState::Ready]);
+}
+
+/// Says that the end has begun.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping, NotifyState::Status("taking the probes out")]);
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "the service manager cannot be told");
+    }
+}
+
+/// One line for `systemctl status`.
+fn status(snapshot: &Snapshot) -> String {
+    let live = snapshot.processes.iter().filter(|process| process.ended.is_none()).count();
+    let broken = snapshot.probes.iter().filter(|probe| matches!(probe.verdict, Verdict::Broken(_))).count();
+    let attached = snapshot.probes.iter().filter(|probe| probe.verdict == Verdict::Attached).count();
+    let mut line = format!("{}: {live} processes, {attached} groups of probes", json::status(snapshot));
+    if broken > 0 {
+        line += &format!(", {broken} broken");
+    }
+    if let Some((reason, count)) = snapshot.losses.first() {
+        line += &format!(", {count} lost by {}", reason.name());
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn the_status_is_one_line_with_what_is_wrong() {
+        let mut snapshot = sample::snapshot(vec![sample::sqlite()]);
+        assert!(status(&snapshot).starts_with("ok: 1 processes, "), "{}", status(&snapshot));
+        snapshot.probes[0].verdict = Verdict::Broken("two\nlines".to_owned());
+        let line = status(&snapshot);
+        assert!(line.starts_with("broken: ") && line.ends_with(", 1 broken") && !line.contains('\n'), "{line}");
+        assert!(status(&sample::lossy()).contains(" lost by process_table_full"), "{}", status(&sample::lossy()));
+    }
+}
