@@ -30,7 +30,8 @@ pub fn run(args: &Serve) -> anyhow::Result<ExitCode> {
         .max_blocking_threads(4)
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(service(source, loaded, cache_folder(args)?))
+    let cache_dir = cache_folder(&loaded.config)?;
+    runtime.block_on(service(source, loaded, cache_dir))
 }
 
 async fn service(source: Source, loaded: Loaded, cache_dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
@@ -171,9 +172,9 @@ impl Running {
             tracing::warn!("a restart is needed to take over: {}", restart_for.join(", "));
         }
         self.configuration.send_replace(Arc::new(Configuration { restart_for, ..in_force(&self.source) }));
-        let Config { listen, socket, metrics, push, history, .. } = self.config.clone();
+        let Config { listen, socket, metrics, push, history, cache, .. } = self.config.clone();
         let connections = self.config.http.connections;
-        self.config = Config { listen, socket, metrics, push, history, ..config };
+        self.config = Config { listen, socket, metrics, push, history, cache, ..config };
         self.config.http.connections = connections;
         tracing::info!("the configuration is reloaded");
         Ok(())
@@ -181,9 +182,9 @@ impl Running {
 }
 
 /// The folder that was named, which has to be usable, or the one that systemd made for this service.
-fn cache_folder(args: &Serve) -> anyhow::Result<Option<PathBuf>> {
-    if let Some(path) = &args.cache_dir {
-        Folder::open(path).context("--cache-dir")?;
+fn cache_folder(config: &Config) -> anyhow::Result<Option<PathBuf>> {
+    if let Some(path) = &config.cache.directory {
+        Folder::open(path).context("cache.directory")?;
         return Ok(Some(path.clone()));
     }
     let by_systemd = std::env::var_os("CACHE_DIRECTORY");

@@ -52,6 +52,8 @@ pub struct Config {
     pub tls: Tls,
     /// `/metrics`.
     pub metrics: Metrics,
+    /// What is kept from one start to the next.
+    pub cache: Cache,
     /// Metrics for collectors that are pushed to.
     pub push: Push,
     /// The history on disk.
@@ -132,6 +134,15 @@ pub struct Push {
     pub interval: Duration,
 }
 
+/// What is kept from one start to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cache {
+    /// Folder for what was inferred of stripped libcs; `None`: the service manager's, if it gives one.
+    #[serde(deserialize_with = "value::path")]
+    pub directory: Option<PathBuf>,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -144,6 +155,7 @@ impl Default for Config {
             socket: Socket::default(),
             tls: Tls::default(),
             metrics: Metrics::default(),
+            cache: Cache::default(),
             push: Push::default(),
             history: History::default(),
         }

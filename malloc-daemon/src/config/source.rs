@@ -54,6 +54,9 @@ impl Source {
             config.history.directory.clone_from(&line.history);
         }
         config.history.max_bytes = line.history_size.unwrap_or(config.history.max_bytes);
+        if line.cache_dir.is_some() {
+            config.cache.directory.clone_from(&line.cache_dir);
+        }
         if !line.pid.is_empty() {
             config.deep.pid.clone_from(&line.pid);
         }
@@ -80,6 +83,7 @@ impl Config {
             ("history.directory", self.history.directory != wanted.history.directory),
             ("history.max_bytes", self.history.max_bytes != wanted.history.max_bytes),
             ("metrics.names", self.metrics.names != wanted.metrics.names),
+            ("cache.directory", self.cache != wanted.cache),
             ("push.collector", self.push.collector != wanted.push.collector),
             ("push.interval", self.push.interval != wanted.push.interval),
         ];
