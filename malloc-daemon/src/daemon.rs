@@ -151,9 +151,7 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
         tracing::warn!(%error, "nothing is kept from one start to the next");
     }
     let keep = if observer.attaches_many() { privileges::Keep::Observing } else { privileges::Keep::Starting };
-    if let Err(error) = privileges::keep(keep) {
-        tracing::warn!(%error, "privileges that are not needed are kept");
-    }
+    privileges::keep_or_say(keep);
     observer.probe_everything()?;
     select(&mut observer, &wishes.deep);
     let first = observer.collect();

@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod history;
 pub mod host;
 pub mod http;
+pub mod log;
 pub mod observe;
 pub mod probes;
 pub mod report;

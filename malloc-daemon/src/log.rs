@@ -26,16 +26,7 @@ impl<W: Write> Folding<W> {
     /// Writes to `to`; `now` is the clock.
     pub fn new(to: W, now: fn() -> Instant) -> Self {
         let begun = now();
-        Self {
-            to,
-            now,
-            allowed: BURST,
-            counted_at: begun,
-            last: Vec::new(),
-            last_at: begun,
-            repeated: 0,
-            left_out: 0,
-        }
+        Self { to, now, allowed: BURST, counted_at: begun, last: Vec::new(), last_at: begun, repeated: 0, left_out: 0 }
     }
 
     fn line(&mut self, line: &[u8]) -> io::Result<()> {

@@ -2,9 +2,12 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::Instant;
 
 use clap::Parser;
 use malloc_daemon::cli::Cli;
+use malloc_daemon::log::Folding;
 use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
@@ -14,11 +17,15 @@ fn main() -> ExitCode {
         1 => LevelFilter::INFO,
         _ => LevelFilter::DEBUG,
     };
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_writer(std::io::stderr)
-        .init();
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    if level <= LevelFilter::INFO {
+        log.with_writer(Mutex::new(Folding::new(std::io::stderr(), Instant::now))).init();
+    } else {
+        // Who asked for everything gets everything.
+        log.with_writer(std::io::stderr).init();
+    }
     malloc_daemon::command::run(cli)
 }

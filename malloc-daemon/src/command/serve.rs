@@ -45,11 +45,11 @@ async fn service(source: Source, loaded: Loaded, cache_dir: Option<PathBuf>) -> 
     let history = folder.map(|folder| History::start(&folder, config.history.max_bytes)).transpose();
     let history = history.context("cannot start the history")?;
     let reader = history.as_ref().map(History::reader);
-    give_up(Keep::Starting);
+    privileges::keep_or_say(Keep::Starting);
     let wishes = Wishes { cache_dir, ..wishes(&config) };
     let observing = Observing::start(wishes, history).context("cannot start observing")?;
     // What answers requests needs no privilege at all.
-    give_up(Keep::Nothing);
+    privileges::keep_or_say(Keep::Nothing);
     for listener in &listeners {
         match listener.listen() {
             Listen::Tcp(address) if references.access.tls.is_some() => eprintln!("listening on https://{address}"),
@@ -98,13 +98,6 @@ async fn service(source: Source, loaded: Loaded, cache_dir: Option<PathBuf>) -> 
         bail!(error);
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// A thread that keeps more than it needs works all the same.
-fn give_up(all_but: Keep) {
-    if let Err(error) = privileges::keep(all_but) {
-        tracing::warn!(%error, "privileges that are not needed are kept");
-    }
 }
 
 async fn listeners(config: &Config, socket: crate::http::SocketOptions) -> anyhow::Result<Vec<Listener>> {

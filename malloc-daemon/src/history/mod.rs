@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::aggregate::model::Snapshot;
+use crate::host::privileges::{self, Keep};
 use query::View;
 use store::Source;
 use tiers::TIERS;
@@ -111,6 +112,7 @@ impl History {
         let (finished, done) = sync_channel(1);
         let writer = writer::Writer::new(folder.to_owned(), max_bytes, Arc::clone(&shared));
         std::thread::Builder::new().name("history".to_owned()).spawn(move || {
+            privileges::keep_or_say(Keep::Nothing);
             writer.run(&waiting);
             // Nobody waits any more when the disk was too slow.
             let _ = finished.try_send(());

@@ -57,6 +57,13 @@ pub fn keep(what: Keep) -> io::Result<()> {
     )?)
 }
 
+/// The same; a thread that keeps more than it needs works all the same, and the log says so.
+pub fn keep_or_say(what: Keep) {
+    if let Err(error) = keep(what) {
+        tracing::warn!(%error, "privileges that are not needed are kept");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@ use crate::aggregate::model::ProcessId;
 use crate::arenas::{self, Place, Region, Regions};
 use crate::collect::{RawImage, boot_ns};
 use crate::host::memory::{ProcessMemory, resident_bytes};
+use crate::host::privileges::{self, Keep};
 use crate::host::process::{self, Pid};
 
 /// Readings asked for in one collection.
@@ -241,6 +242,7 @@ impl Thread {
         let (mine, given_up) = (Arc::clone(&current), Arc::clone(&abandoned));
         // Nobody joins it: the process may end while it waits.
         std::thread::Builder::new().name("heaps".to_owned()).spawn(move || {
+            privileges::keep_or_say(Keep::Reading);
             let note = |now| *mine.lock().unwrap_or_else(PoisonError::into_inner) = now;
             for job in asked {
                 note(Some((job.id, Instant::now())));

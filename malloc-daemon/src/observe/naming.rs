@@ -39,11 +39,8 @@ impl Naming {
         let (work, jobs) = sync_channel::<Work>(WAITING);
         let (results, named) = channel();
         let thread = std::thread::Builder::new().name("symbols".to_owned()).spawn(move || {
-            // What it reads is written by the observed programs: it may do nothing else. A thread that keeps more than
-            // that still names stacks.
-            if let Err(error) = privileges::keep(Keep::Reading) {
-                tracing::debug!(%error, "privileges are kept");
-            }
+            // What it reads is written by the observed programs: it may do nothing else.
+            privileges::keep_or_say(Keep::Reading);
             let mut symbolizer = Symbolizer::new(Limits::default());
             for job in jobs {
                 match job {
