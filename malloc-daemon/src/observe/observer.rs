@@ -52,9 +52,9 @@ struct Look {
 
 /// Observes until it is dropped; dropping detaches everything.
 pub struct Observer {
-    options: Options,
+    pub(super) options: Options,
     // Before the object: links go first.
-    files: Files,
+    pub(super) files: Files,
     lifecycle: Attached,
     syscalls: Attached,
     /// `None`: page faults are not counted.
@@ -78,7 +78,7 @@ pub struct Observer {
     looks: VecDeque<Look>,
     overwritten_checked_ns: u64,
     /// Processes probed for themselves, and how deep.
-    deep: HashMap<u32, Depth>,
+    pub(super) deep: HashMap<u32, Depth>,
     pub(super) selected: Selected,
     last_collect_us: u64,
     notes: Vec<Probe>,
@@ -252,25 +252,6 @@ impl Observer {
         let files = &self.files;
         self.census.look(Pid(pid), &mut |_| Ok(found.clone()), &|serving| files.place(serving));
         Ok(found.map(|serving| serving.key))
-    }
-
-    /// Takes out the probes that count for these processes alone.
-    pub(super) fn let_go(&mut self, pids: &[u32]) {
-        self.files.release(&|pid| pids.contains(&pid));
-        self.deep.retain(|pid, _| !pids.contains(pid));
-    }
-
-    /// Probes all processes deeper than before.
-    ///
-    /// # Errors
-    ///
-    /// When /proc cannot be listed.
-    pub fn deepen(&mut self, depth: Depth) -> Result<(), HostError> {
-        if depth > self.options.depth {
-            self.options.depth = depth;
-            self.probe_everything()?;
-        }
-        Ok(())
     }
 
     /// Puts a process that runs already into the next snapshot, whether anything happens in it or not.

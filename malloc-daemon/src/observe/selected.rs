@@ -7,6 +7,7 @@ use malloc_common::depth::Depth;
 use super::observer::Observer;
 use crate::aggregate::model::{Snapshot, Verdict};
 use crate::config::{Deep, Subject};
+use crate::host::HostError;
 use crate::host::process::{self, Pid};
 
 /// A process is looked at again while it is younger than this and maps no allocator yet: its loader may still run.
@@ -74,6 +75,25 @@ impl Observer {
         if let Some(start_ticks) = start.map(|(_, start_ticks)| start_ticks) {
             self.probe_deep(pid.0, start_ticks, true);
         }
+    }
+
+    /// Takes out the probes that count for these processes alone.
+    pub(super) fn let_go(&mut self, pids: &[u32]) {
+        self.files.release(&|pid| pids.contains(&pid));
+        self.deep.retain(|pid, _| !pids.contains(pid));
+    }
+
+    /// Probes all processes deeper than before.
+    ///
+    /// # Errors
+    ///
+    /// When /proc cannot be listed.
+    pub fn deepen(&mut self, depth: Depth) -> Result<(), HostError> {
+        if depth > self.options.depth {
+            self.options.depth = depth;
+            self.probe_everything()?;
+        }
+        Ok(())
     }
 
     fn probe_deep(&mut self, pid: u32, start_ticks: u64, again: bool) {
