@@ -417,3 +417,45 @@ fn a_writer_that_is_killed_loses_at_most_its_last_step() {
         written = held / 40;
     }
 }
+
+#[test]
+fn a_disk_that_is_full_costs_the_oldest_steps_and_no_newer_ones() {
+    // HIST-1
+    let test = "history::tests::a_disk_that_is_full_costs_the_oldest_steps_and_no_newer_ones";
+    let Some(folder) = std::env::var_os(CHILD) else {
+        // A file system of 700 KiB that only the child sees.
+        let folder = folder();
+        let ended = std::process::Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+            .arg(format!("mount -t tmpfs -o size=700k tmpfs \"${CHILD}\" && exec \"$0\" --exact {test} --nocapture"))
+            .arg(std::env::current_exe().unwrap())
+            .env(CHILD, folder.path())
+            .output()
+            .unwrap();
+        let said = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+        assert!(ended.status.success() && said.0.contains("it was full"), "{said:?}");
+        return;
+    };
+    let mut history = History::start(Path::new(&folder), DEFAULT_BYTES).unwrap();
+    let mut machine = Machine::new(100, LEAST_BYTES);
+    let reader = history.reader();
+    for step in 1..=200 {
+        machine.elapsed_ms += STEP_MS;
+        for process in &mut machine.processes {
+            process.syscalls.mmap.calls += 1;
+        }
+        history.offer(&Arc::new(machine.snapshot()));
+        while reader.status().steps < step {
+            assert_eq!(reader.status().dropped, 0, "{:?}", reader.status());
+            std::thread::yield_now();
+        }
+    }
+    let status = reader.status();
+    assert!(status.pruned > 0 && status.bytes <= 700 << 10 && status.state == State::Recording, "{status:?}");
+    println!("it was full: {status:?}");
+    machine.elapsed_ms += 1;
+    history.stop(&Arc::new(machine.snapshot()));
+    let all = view(Path::new(&folder), PATIENCE).unwrap().course(range(0, u64::MAX, 1), &Filter::default()).unwrap();
+    let newest: Vec<_> = all.points.iter().rev().take(5).map(|p| p.delta.get(field::MMAP_CALLS)).collect();
+    assert_eq!(newest, [Some(100); 5]);
+}
