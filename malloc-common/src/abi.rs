@@ -102,10 +102,16 @@ pub enum Counter {
     ChurnWatched,
     /// Page faults of these.
     ChurnFaults,
+    /// Hits of call probes that count as no call: `free(NULL)`.
+    IdleHits,
+    /// Hits of probes on functions of the slow path.
+    SlowHits,
+    /// Hits of probes on branches to system calls.
+    BranchHits,
 }
 
 /// How many counters a process has.
-pub const COUNTERS: usize = 2 + 2 * SIZED_FUNCTIONS + 4 + 2 * ORIGINS + 5 + 7 + 4;
+pub const COUNTERS: usize = 2 + 2 * SIZED_FUNCTIONS + 4 + 2 * ORIGINS + 5 + 7 + 4 + 3;
 
 impl Counter {
     /// The index in [`Slot::counters`].
@@ -141,6 +147,9 @@ impl Counter {
             Counter::FaultsSquared => REST + 13,
             Counter::ChurnWatched => REST + 14,
             Counter::ChurnFaults => REST + 15,
+            Counter::IdleHits => REST + 16,
+            Counter::SlowHits => REST + 17,
+            Counter::BranchHits => REST + 18,
         }
     }
 }
@@ -418,8 +427,8 @@ const _: () = {
     assert!(size_of::<Flight>() == 8 * 17 + 16 + size_of::<Chunk>());
     assert!(size_of::<Event>() == 24 + 16 + 80);
     assert!(size_of::<Sample>() == size_of::<Event>() + 32 + STACK_BYTES);
-    assert!(Counter::ChurnFaults.index() + 1 == COUNTERS);
     assert!(Series::ChunkFaults.index() + 1 == SERIES);
+    assert!(Counter::BranchHits.index() + 1 == COUNTERS);
 };
 
 #[cfg(test)]
@@ -470,6 +479,9 @@ mod tests {
             Counter::FaultsSquared,
             Counter::ChurnWatched,
             Counter::ChurnFaults,
+            Counter::IdleHits,
+            Counter::SlowHits,
+            Counter::BranchHits,
         ];
         for f in crate::function::ALL.into_iter().filter(|f| *f != Function::Free) {
             all.extend([Counter::Failed(f), Counter::FailedTransfer(f)]);

@@ -43,7 +43,7 @@ pub const PROGRAM_NAMES: &[&str] = &[
 ];
 
 /// Images of processes counted at one time, ended ones included until they are collected:
-/// 4,096 x 904 bytes = 3.5 MiB.
+/// 4,096 x 928 bytes = 3.6 MiB.
 pub const SLOTS_DEFAULT: u32 = 4096;
 
 /// Hints from a process id to its slot, a power of two: 4,096 x 8 bytes (the kernel rounds up) = 32 KiB.

@@ -133,6 +133,7 @@ fn nothing_yet() -> Snapshot {
         stacks: Vec::new(),
         probes: Vec::new(),
         cost: DaemonCost::default(),
+        calibration: Arc::default(),
     }
 }
 

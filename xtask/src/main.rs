@@ -1,4 +1,5 @@
 //! Every developer command: `cargo xtask <command>`.
+mod bench;
 mod dist;
 mod ebpf;
 mod run;
@@ -78,6 +79,20 @@ enum Task {
         /// Run only the tests whose name contains this, and no other check.
         filter: Option<String>,
     },
+    /// Measure what observing costs, beside other tools, and write docs/overhead.md.
+    ///
+    /// Needs root and a machine with nothing else to do; takes at most 12 minutes besides building the daemon.
+    Bench {
+        /// Fewer workloads and observers: at most 4 minutes.
+        #[arg(long)]
+        quick: bool,
+        /// Install what is compared with, and measure nothing.
+        #[arg(long)]
+        setup: bool,
+        /// Print the document and leave the file as it is.
+        #[arg(long)]
+        dry: bool,
+    },
     /// Build and start the daemon, show what it answers, and keep it running until ctrl-c.
     Run {
         /// Arguments for `malloc-daemon serve`.
@@ -97,6 +112,9 @@ fn main() -> ExitCode {
         Task::Ebpf { budgets: true, .. } => Workspace::find().and_then(|workspace| ebpf::budgets::rewrite(&workspace)),
         Task::Ebpf { output, .. } => Workspace::find().and_then(|workspace| ebpf::write(&workspace, output.as_deref())),
         Task::Soak { minutes } => Workspace::find().and_then(|workspace| soak::soak(&workspace, minutes)),
+        Task::Bench { quick, setup, dry } => {
+            Workspace::find().and_then(|workspace| bench::bench(&workspace, &bench::Selection { quick, setup, dry }))
+        }
         Task::Tidy => Workspace::find().and_then(|workspace| tidy::tidy(&workspace)),
         Task::Test { no_kernel, filter } => {
             let selection = test::Selection { kernel: !no_kernel, filter };

@@ -62,7 +62,7 @@ pub fn setup(minimal: bool) -> Result<()> {
 }
 
 /// Installs what is missing of some packages.
-fn packages(names: &[&str]) -> Result<()> {
+pub fn packages(names: &[&str]) -> Result<()> {
     let missing: Vec<_> = names.iter().copied().filter(|name| !is_installed(name)).collect();
     if missing.is_empty() {
         println!("here: {}", names.join(", "));

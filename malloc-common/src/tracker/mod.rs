@@ -53,13 +53,13 @@ pub fn call<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
             Request::Bytes(n) => count(k, slot, Series::Call(f), n),
             Request::Impossible => k.add(slot, Counter::Failed(f), 1),
             Request::Release => k.add(slot, Counter::Free, 1),
-            Request::Nothing => return,
+            Request::Nothing => return k.add(slot, Counter::IdleHits, 1),
         },
         Some(Role::Transfer(f)) => match f.request(a, b, c) {
             Request::Bytes(n) => count(k, slot, Series::Transfer(f), n),
             Request::Impossible => k.add(slot, Counter::FailedTransfer(f), 1),
             Request::Release => k.add(slot, Counter::FreeTransfer, 1),
-            Request::Nothing => return,
+            Request::Nothing => return k.add(slot, Counter::IdleHits, 1),
         },
         _ => return k.lose(Loss::UnknownProbe),
     }
@@ -93,6 +93,7 @@ pub fn arena<K: Kernel>(k: &K, r: &Registers) {
 #[inline(always)]
 pub fn slow<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
     let Some(slot) = slot(k) else { return };
+    k.add(slot, Counter::SlowHits, 1);
     look_at_mp(k, slot, cookie, r);
     if let Some(Role::Sysmalloc) = cookie.role() {
         let nb = r.arguments[0];
@@ -112,6 +113,7 @@ pub fn slow<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
 #[inline(always)]
 pub fn branch<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
     let Some(slot) = slot(k) else { return };
+    k.add(slot, Counter::BranchHits, 1);
     let threshold = look_at_mp(k, slot, cookie, r).unwrap_or(0);
     let role = match cookie.role() {
         // `sbrk(0)` asks for nothing and makes no system call.

@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use malloc_common::abi::{
-    ALL_ORIGINS, BORN_EXEC, Counter, Histogram, Origin, SLOT_EXITED, SLOT_REPLACED, Series, Slot, Syscall,
+    ALL_ORIGINS, BORN_EXEC, Counter, Histogram, Origin, SLOT_EXITED, SLOT_REPLACED, SYSCALLS, Series, Slot, Syscall,
 };
 use malloc_common::depth::Depth;
 use malloc_common::function::{self, Function};
 use malloc_common::histogram;
 use malloc_common::loss::Loss;
+use malloc_common::site::Role;
 
 use super::chunks;
 use super::heap::Heap;
 use super::model::{
-    Allocator, Bucket, Count, End, FunctionCount, Funnel, LossReason, Process, ProcessId, Sized, SyscallCount,
-    Syscalls, Threshold, ThresholdMode, ThresholdSource,
+    Allocator, Bucket, Count, End, FunctionCount, Funnel, Hits, LossReason, Prices, Process, ProcessId, Sized,
+    SyscallCount, Syscalls, Threshold, ThresholdMode, ThresholdSource,
 };
 use crate::collect::RawImage;
 
@@ -43,6 +44,10 @@ pub struct Facts {
     pub heap: Result<Option<Arc<Heap>>, String>,
     /// Page faults of mapped chunks are counted.
     pub faults: bool,
+    /// Roles whose probe sits on an instruction that the kernel steps over instead of emulating it.
+    pub stepped: Vec<Role>,
+    /// CPU time that the image has taken while it was observed, nanoseconds.
+    pub cpu_ns: Option<u64>,
 }
 
 impl Default for Facts {
@@ -60,12 +65,14 @@ impl Default for Facts {
             probed_since_ns: 0,
             heap: Ok(None),
             faults: false,
+            stepped: Vec::new(),
+            cpu_ns: None,
         }
     }
 }
 
 /// The process that a row describes.
-pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u64) -> Process {
+pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u64, prices: Option<&Prices>) -> Process {
     let slot = &row.slot;
     let measured = |depth: Depth| facts.depth >= depth && facts.not_measured.iter().all(|(d, _)| *d != depth);
     let told = |o: Origin| told_by_arguments(o) || (measured(Depth::Sysmalloc) && !facts.untold.contains(&o));
@@ -126,12 +133,41 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
             brk_grown_bytes: counter(slot, Counter::BrkGrown),
             brk_shrunk_bytes: counter(slot, Counter::BrkShrunk),
         },
+        cost: prices.map(|prices| prices.cost(hits(row, &facts.stepped), facts.cpu_ns)),
     }
 }
 
 fn text(comm: &[u8; 16]) -> String {
     let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
     String::from_utf8_lossy(comm.get(..end).unwrap_or(comm)).into_owned()
+}
+
+/// How often the probes were hit for this image, by what a hit costs.
+fn hits(row: &RawImage, stepped: &[Role]) -> Hits {
+    let slot = &row.slot;
+    let mut hits = Hits::default();
+    for function in function::ALL {
+        let (entries, transfers) = match function {
+            Function::Free => (counter(slot, Counter::Free), counter(slot, Counter::FreeTransfer)),
+            sized => (
+                count(row.histogram(Series::Call(sized))).calls + counter(slot, Counter::Failed(sized)),
+                count(row.histogram(Series::Transfer(sized))).calls + counter(slot, Counter::FailedTransfer(sized)),
+            ),
+        };
+        let entries = entries + if function == Function::Free { counter(slot, Counter::IdleHits) } else { 0 };
+        hits.call += entries + transfers;
+        hits.call_stepped += if stepped.contains(&Role::Call(function)) { entries } else { 0 };
+    }
+    hits.arena = count(row.histogram(Series::Arena)).calls;
+    hits.arena_stepped = if stepped.contains(&Role::Arena) { hits.arena } else { 0 };
+    hits.slow = counter(slot, Counter::SlowHits);
+    // Which function of the slow path was hit is not counted: one that is stepped makes all of them dear.
+    let slow = [Role::Sysmalloc, Role::MunmapChunk, Role::Systrim, Role::NewHeap];
+    hits.slow_stepped = if slow.iter().any(|role| stepped.contains(role)) { hits.slow } else { 0 };
+    hits.branch = counter(slot, Counter::BranchHits);
+    let calls = |syscall| count(row.histogram(Series::Latency(syscall))).calls;
+    hits.syscall = SYSCALLS.into_iter().map(calls).sum();
+    hits
 }
 
 pub(super) fn counter(slot: &Slot, counter: Counter) -> u64 {

@@ -15,11 +15,13 @@ pub mod heap;
 mod image;
 pub mod incidents;
 pub mod model;
+pub mod price;
 pub mod what_if;
 
 pub use image::Facts;
 use model::{
-    CrossingStacks, DaemonCost, Host, LossReason, Mapping, Probe, Process, ProcessId, Raise, Snapshot, Window,
+    Calibration, CrossingStacks, DaemonCost, Host, LossReason, Mapping, Probe, Process, ProcessId, Raise, Snapshot,
+    Window,
 };
 
 /// What the daemon knows of a moment besides the rows.
@@ -45,6 +47,8 @@ pub struct Moment {
     pub probes: Vec<Probe>,
     /// What the daemon costs.
     pub cost: DaemonCost,
+    /// What a hit costs.
+    pub calibration: Arc<Calibration>,
 }
 
 /// How long ended images stay and how many are kept.
@@ -84,7 +88,13 @@ impl Aggregate {
             let id = ProcessId::of(&row.slot);
             let key = (id, row.slot.first_ns);
             let facts = facts(row);
-            let process = Arc::new(image::process(row, &facts, raw.now_ns, moment.tracking_since_ns));
+            let process = Arc::new(image::process(
+                row,
+                &facts,
+                raw.now_ns,
+                moment.tracking_since_ns,
+                moment.calibration.prices(),
+            ));
             if row.slot.state == SLOT_EXITED || row.slot.state == SLOT_REPLACED {
                 self.ended.push_back((row.slot.end_ns, key, process));
             } else {
@@ -113,6 +123,7 @@ impl Aggregate {
             stacks: moment.stacks,
             probes: moment.probes,
             cost: moment.cost,
+            calibration: moment.calibration,
         }
     }
 

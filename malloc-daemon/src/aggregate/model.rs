@@ -10,6 +10,7 @@ use malloc_common::loss::Loss;
 use super::heap::Heap;
 mod crossings;
 
+pub use super::price::{Calibration, Cost, Hits, Prices};
 pub use crossings::{ChunkEnds, ChunkFaults, CrossingStacks, Crossings, FaultsTotal, StackShare};
 
 /// Everything the daemon knows at one moment. Immutable; shared with readers behind an `Arc`.
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub probes: Vec<Probe>,
     /// What observing costs the daemon.
     pub cost: DaemonCost,
+    /// What a hit of a probe costs on this machine.
+    pub calibration: Arc<Calibration>,
 }
 
 /// The machine that is observed.
@@ -160,6 +163,8 @@ pub struct Process {
     pub crossings: Option<Crossings>,
     /// All system calls of the process by which memory comes and goes.
     pub syscalls: Syscalls,
+    /// What observing it costs it, an estimate; `None`: the price of a hit was not measured here.
+    pub cost: Option<Cost>,
 }
 
 impl Process {

@@ -22,6 +22,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
             offsets: Offsets::default(),
             capacities: Capacities::SMALL,
             multi_uprobes: multi,
+            trial: false,
         })?;
         for (name, fd) in object.program_fds() {
             let figure = fdinfo::figure(fd, fdinfo::VERIFIED_INSTRUCTIONS);

@@ -203,6 +203,7 @@ impl Census {
                 facts.not_measured.push((level, why));
             }
             facts.untold = probed.untold();
+            facts.stepped = probed.stepped();
         } else if counted {
             // Which of the files it used is not known: a level is told only if each of them has it.
             facts.depth = depth;

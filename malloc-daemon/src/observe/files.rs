@@ -14,7 +14,8 @@ use crate::arenas::{Links, Place};
 use crate::collect::boot_ns;
 use crate::host::file::{FileKey, Root, TargetFile};
 use crate::host::maps::Device;
-use crate::probes::{Attached, FileProbes, Object, Scope, Site, attach_file};
+use crate::probes::{Attached, BLANK_VARIABLE, FileProbes, Object, Scope, Site, attach_file};
+use crate::targets::decode::Execution;
 use crate::targets::{AllocatorKind, ElfError, Hook, Located, folded};
 
 /// Files that carry probes at one time. A host has one libc, and one for each distinct container image.
@@ -258,12 +259,20 @@ impl ProbedFile {
 
     fn attach(&mut self, object: &mut Object, scope: Scope, covered: Depth, depth: Depth) {
         let hooks = || self.located.hooks.iter().filter(|hook| hook.depth > covered && hook.depth <= depth);
-        let probes = FileProbes { file: self.file.attach_path(), programs: programs(hooks()), scope };
+        let mut programs = programs(hooks());
+        if object.blank {
+            let sites = programs.drain(..).flat_map(|(_, sites)| sites).collect();
+            programs.push(("blank", sites));
+        }
+        let probes = FileProbes { file: self.file.attach_path(), programs, scope };
         let sites = hooks().count();
         let (links, broken) = match attach_file(object, &probes) {
             Ok(links) => (Some(links), None),
             Err(error) => (None, Some(error.to_string())),
         };
+        // What is not counted is not measured.
+        let broken =
+            broken.or_else(|| object.blank.then(|| format!("{BLANK_VARIABLE} is set: its probes count nothing")));
         self.attachments.push(Attachment { scope, depth, since_ns: boot_ns(), sites, links, broken });
     }
 
@@ -314,6 +323,12 @@ impl ProbedFile {
             }
         }
         untold
+    }
+
+    /// Roles whose probe sits on an instruction that the kernel steps over.
+    pub fn stepped(&self) -> Vec<Role> {
+        let stepped = |hook: &&Hook| matches!(hook.execution, Execution::SingleStepped(_));
+        self.located.hooks.iter().filter(stepped).map(|hook| hook.role).collect()
     }
 
     /// How the allocator is described to users.

@@ -1,7 +1,9 @@
 //! Puts the parts together: loads, attaches, follows processes, collects. One owner, one thread.
 
 pub mod cache;
+mod calibrate;
 mod census;
+mod cpu;
 mod faults;
 mod files;
 mod heaps;
@@ -11,6 +13,14 @@ mod options;
 mod selected;
 mod serving;
 
+pub use calibrate::{calibrate, own_file_offset};
 pub use files::{FileRefused, PROBED_FILES};
-pub use observer::{Observer, unix_ms};
+pub use observer::Observer;
 pub use options::{Options, Selection, StartError};
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn unix_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}

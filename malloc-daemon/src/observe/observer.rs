@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use malloc_common::abi::{EVENT_EXEC, EVENT_MAPPED, Event, SLOT_EXITED};
+use malloc_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_MAPPED, Event, SLOT_EXITED};
 use malloc_common::depth::Depth;
 
 use super::cache::Cache;
+use super::calibrate::calibrate;
 use super::census::{Census, Found};
+use super::cpu::{self, CpuTimes};
 use super::faults;
 use super::files::{FileRefused, Files};
 use super::heaps::{Heaps, Pace};
@@ -18,8 +20,9 @@ use super::naming::Naming;
 use super::options::{Options, Selection, StartError};
 use super::selected::Selected;
 use super::serving::{may_serve, serving};
+use super::unix_ms;
 use crate::aggregate::incidents::{Incidents, StackId};
-use crate::aggregate::model::{DaemonCost, Host, NANOSECONDS_PER_TICK, Probe, Snapshot, Stack, Verdict};
+use crate::aggregate::model::{Calibration, Host, NANOSECONDS_PER_TICK, Probe, Snapshot, Stack, Verdict};
 use crate::aggregate::{Aggregate, Facts, Moment};
 use crate::collect::{BpfCollector, Collector, EventSource, Events, RawImage, Samples, boot_ns};
 use crate::host::file::{FileKey, Root, open_in_root};
@@ -84,6 +87,8 @@ pub struct Observer {
     notes: Vec<Probe>,
     /// Stacks that were waited for.
     late: Vec<(StackId, Arc<Stack>)>,
+    calibration: Arc<Calibration>,
+    cpu: CpuTimes,
 }
 
 impl Observer {
@@ -115,7 +120,7 @@ impl Observer {
             .map_err(|error| StartError::Kernel(format!("/sys/kernel/btf/vmlinux is not understood: {error}")))?;
         drop(btf);
         tracefs::find_or_mount()?;
-        let mut object = Object::load(&probes::Options {
+        let load = probes::Options {
             admit_all: options.selection == Selection::Everything,
             tracing: options.tracing,
             faults: options.faults,
@@ -131,7 +136,11 @@ impl Observer {
             capacities: options.capacities,
             // 6.6 has such links, but a wrong process filter until 6.10 ("Fix multi-uprobe PID filtering logic").
             multi_uprobes: version.is_none_or(|v| (v.major, v.minor) >= (6, 10)),
-        })?;
+            trial: false,
+        };
+        // First of all: no probe of this daemon's own makes the prices dearer.
+        let calibration = Arc::new(calibrate(&load));
+        let mut object = Object::load(&load)?;
         let log = KernelLog::new(&mut object);
         let targets = Targets::new(&mut object)?;
         let events = Events::new(&mut object)?;
@@ -139,7 +148,7 @@ impl Observer {
         let naming = Naming::start().map_err(StartError::Thread)?;
         let collector = BpfCollector::new(&mut object)?;
         let lifecycle = probes::attach_processes(&mut object)?;
-        let syscalls = probes::attach_syscalls(&mut object)?;
+        let syscalls = probes::attach_syscalls(&mut object, probes::SYSCALLS)?;
         let mut notes = Vec::new();
         let faults = if options.faults { faults::attach(&mut object, &mut notes) } else { None };
         Ok(Self {
@@ -170,6 +179,8 @@ impl Observer {
             last_collect_us: 0,
             notes,
             late: Vec::new(),
+            calibration,
+            cpu: CpuTimes::default(),
         })
     }
 
@@ -273,10 +284,11 @@ impl Observer {
 
     /// Takes the waiting events: follows executions, hands the rest to `f`.
     pub fn drain_events(&mut self, f: &mut dyn FnMut(&Event)) {
-        let looks = &mut self.looks;
+        let (looks, cpu) = (&mut self.looks, &mut self.cpu);
         self.events.drain(&mut |event| {
             let pid = Pid(event.tgid);
             match event.kind {
+                EVENT_EXIT => cpu.read_last(pid),
                 EVENT_EXEC if looks.len() < LOOKS => {
                     looks.push_back(Look { due_ns: event.ns, pid, attempt: 0 });
                 }
@@ -386,12 +398,16 @@ impl Observer {
             window_since_ns: self.window_since_ns,
             host: self.host.clone(),
             probes: self.verdicts(),
-            cost: self.cost(),
+            cost: cpu::own_cost(self.options.capacities.kernel_bytes(), self.last_collect_us),
+            calibration: Arc::clone(&self.calibration),
         };
+        self.cpu.renew(&raw.images);
         self.heaps.ask(&raw.images, &|row| self.census.place(row));
         let (census, files, heaps, depth) = (&self.census, &self.files, &self.heaps, self.options.depth);
+        let cpu = &self.cpu;
         let facts = |row: &RawImage| Facts {
             heap: heaps.of(row),
+            cpu_ns: cpu.of(row),
             faults: self.faults.is_some(),
             ..census.facts(row, files, depth)
         };
@@ -445,16 +461,6 @@ impl Observer {
         }
     }
 
-    fn cost(&self) -> DaemonCost {
-        let own = process::stat(Pid(std::process::id())).ok().flatten();
-        DaemonCost {
-            cpu_ms: own.map_or(0, |own| (own.user_ticks + own.system_ticks) * 10),
-            resident_bytes: process::own_resident_bytes().unwrap_or(0),
-            kernel_bytes: self.options.capacities.kernel_bytes(),
-            collect_us: self.last_collect_us,
-        }
-    }
-
     /// The descriptors that become readable when events or samples wait. A sample's process may end soon: whoever
     /// waits must not wait for a tick.
     #[must_use]
@@ -480,11 +486,4 @@ impl Observer {
     pub fn probed(&self) -> usize {
         self.files.sites()
     }
-}
-
-/// Milliseconds since 1970.
-#[must_use]
-pub fn unix_ms() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

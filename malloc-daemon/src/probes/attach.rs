@@ -150,16 +150,19 @@ fn attach_single(object: &mut Object, probes: &FileProbes) -> Result<Attached, A
     Ok(Attached::Single(links))
 }
 
-/// Attaches the eight system-call tracepoints. Needs a mounted tracefs.
+/// The system calls by which memory comes and goes.
+pub const SYSCALLS: &[&str] = &["mmap", "munmap", "mremap", "brk"];
+
+/// Attaches the tracepoints of these system calls, two of each. Needs a mounted tracefs.
 ///
 /// # Errors
 ///
 /// See [`AttachError`].
-pub fn attach_syscalls(object: &mut Object) -> Result<Attached, AttachError> {
+pub fn attach_syscalls(object: &mut Object, syscalls: &[&str]) -> Result<Attached, AttachError> {
     let mut links = Vec::new();
     // Returns first: an entry whose return is not seen would leave a state behind.
     for edge in ["exit", "enter"] {
-        for syscall in ["mmap", "munmap", "mremap", "brk"] {
+        for syscall in syscalls {
             let name = format!("{edge}_{syscall}");
             let tracepoint = format!("sys_{name}");
             let program: &mut TracePoint = object

@@ -16,6 +16,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_
 /// Names another object file than the one built in, for experiments.
 pub const OBJECT_VARIABLE: &str = "MALLOC_DAEMON_OBJECT";
 
+/// When set, every probe in a file runs the program that does nothing: the traps alone, to be measured.
+pub const BLANK_VARIABLE: &str = "MALLOC_DAEMON_BLANK";
+
 /// How many entries the maps have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacities {
@@ -101,6 +104,8 @@ pub struct Options {
     pub capacities: Capacities,
     /// The kernel has uprobe links for many sites, with a working process filter (6.10).
     pub multi_uprobes: bool,
+    /// Load only what a calibration needs: the programs of user space, and those of `munmap`.
+    pub trial: bool,
 }
 
 /// Why the object cannot be loaded.
@@ -137,6 +142,8 @@ pub struct Object {
     pub(super) multi: BTreeMap<&'static str, OwnedFd>,
     /// Sizes of its maps.
     pub capacities: Capacities,
+    /// [`BLANK_VARIABLE`] is set.
+    pub blank: bool,
 }
 
 impl Object {
@@ -185,13 +192,14 @@ impl Object {
             let refused = |error: ProgramError| LoadError::Program(name.to_owned(), Box::new(error));
             match program {
                 Program::UProbe(p) if multi.is_empty() => p.load().map_err(refused)?,
+                Program::TracePoint(_) | Program::RawTracePoint(_) if options.trial && !name.ends_with("_munmap") => {}
                 Program::TracePoint(p) => p.load().map_err(refused)?,
                 Program::RawTracePoint(p) => p.load().map_err(refused)?,
                 Program::PerfEvent(p) if options.faults => p.load().map_err(refused)?,
                 _ => {}
             }
         }
-        Ok(Self { ebpf, multi, capacities: c })
+        Ok(Self { ebpf, multi, capacities: c, blank: std::env::var_os(BLANK_VARIABLE).is_some() })
     }
 
     /// Whether one link carries many uprobes.

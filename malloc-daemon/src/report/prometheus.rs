@@ -133,6 +133,7 @@ impl Collector for Page {
         self.crossings(&mut encoder)?;
         self.chunks(&mut encoder)?;
         self.system_calls(&mut encoder)?;
+        self.cost(&mut encoder)?;
         self.daemon(&mut encoder)
     }
 }
@@ -200,6 +201,31 @@ impl Page {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn cost(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "CPU time that observing cost the processes, estimated: hits times the price of one";
+        let mut metric = encoder.encode_descriptor("malloc_observation_seconds", help, None, MetricType::Counter)?;
+        for (name, figures) in self.sums.names() {
+            if let Some(ns) = figures.cost_ns {
+                ConstCounter::new(ns as f64 / 1e9).encode(metric.encode_family(&[(self.label, name)])?)?;
+            }
+        }
+        let Some(prices) = self.sums.prices() else { return Ok(()) };
+        let help = "What a hit of a probe costs the observed program, measured at start";
+        let mut metric = encoder.encode_descriptor("malloc_probe_hit_seconds", help, None, MetricType::Gauge)?;
+        for (probe, ns) in [
+            ("blank", prices.blank_ns),
+            ("stepped", prices.stepped_ns),
+            ("call", prices.call_ns),
+            ("arena", prices.arena_ns),
+            ("slow", prices.slow_ns),
+            ("branch", prices.branch_ns),
+            ("syscall", prices.syscall_ns),
+        ] {
+            ConstGauge::new(ns as f64 / 1e9).encode(metric.encode_family(&[("probe", probe)])?)?;
         }
         Ok(())
     }

@@ -70,6 +70,11 @@ pub(crate) fn sqlite() -> Process {
             faults: None,
         }),
         syscalls: syscalls(true),
+        cost: Some(Cost {
+            hits: Hits { call: 1_235_430, arena: 18_146, slow: 166, branch: 164, syscall: 203, ..Hits::default() },
+            ns_by_depth: [60_900, 280_600, 11_432_000, 790_675_200],
+            cpu_ns: Some(1_030_000_000),
+        }),
     }
 }
 
@@ -143,6 +148,7 @@ pub(crate) fn at_depth_syscall() -> Process {
         heap: None,
         crossings: None,
         syscalls: syscalls(false),
+        cost: None,
         ..sqlite()
     }
 }
@@ -193,6 +199,21 @@ pub(crate) fn snapshot(processes: Vec<Process>) -> Snapshot {
         stacks: Vec::new(),
         probes: vec![Probe { name: "enter_mmap".to_owned(), depth: Depth::Syscall, verdict: Verdict::Attached }],
         cost: DaemonCost { cpu_ms: 120, resident_bytes: 12_000_000, kernel_bytes: 40_000_000, collect_us: 900 },
+        calibration: Arc::new(Calibration::Measured(prices())),
+    }
+}
+
+/// Of the machine this was written on.
+pub(crate) fn prices() -> Prices {
+    Prices {
+        blank_ns: 600,
+        stepped_ns: 10_600,
+        call_ns: 640,
+        arena_ns: 630,
+        slow_ns: 900,
+        branch_ns: 800,
+        syscall_ns: 300,
+        kinds: vec![("push", 600), ("nop", 580), ("jcc", 610), ("jmp", 605), ("call", 640)],
     }
 }
 

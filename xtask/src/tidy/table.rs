@@ -65,6 +65,8 @@ pub const UNSAFE: &[&str] = &[
     "malloc-ebpf/",
     "malloc-common/src/abi.rs",
     SYSCALL_MODULE,
+    // Functions written in assembly: their attribute is unsafe.
+    "malloc-daemon/src/probes/calibration.rs",
     "tests/programs/",
     "malloc-daemon/tests/symbols/programs/",
 ];

@@ -83,6 +83,7 @@ pub(super) fn process<'a>(snapshot: &'a Snapshot, process: &'a Process) -> doc::
         syscalls: syscalls(&process.syscalls),
         explanation: meaning::explanation(snapshot, process),
         what_if: meaning::what_if(process),
+        cost: process.cost.as_ref().map(super::cost::cost),
     }
 }
 
@@ -112,6 +113,7 @@ pub(super) fn listed(process: &Process) -> doc::ListedProcess<'_> {
             mremap: listed_syscall(&calls.mremap),
             brk: listed_syscall(&calls.brk),
         },
+        cost: process.cost.as_ref().map(super::cost::cost),
     }
 }
 

@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+mod cost;
 mod crossings;
 
+pub use cost::{ByDepth, Calibration, Cost, Daemon, HitPrices};
 pub use crossings::{ChunkFaults, Crossings};
 
 /// The version of every document here.
@@ -112,6 +114,8 @@ pub struct Health<'a> {
     pub configuration: Configuration<'a>,
     /// The history on disk; `null`: none is kept.
     pub history: Option<super::history::Health>,
+    /// What a hit of a probe costs the observed programs.
+    pub calibration: Calibration<'a>,
     /// The snapshot it is taken from.
     pub sequence: u64,
     /// The time that the counts cover.
@@ -182,21 +186,6 @@ pub struct Probe<'a> {
     pub why: Option<Text<'a>>,
 }
 
-/// What the daemon costs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Daemon<'a> {
-    /// Its version.
-    pub version: Text<'a>,
-    /// CPU time since its start, milliseconds.
-    pub cpu_ms: u64,
-    /// Resident memory, bytes.
-    pub resident_bytes: u64,
-    /// Ceiling of its kernel maps, bytes.
-    pub kernel_bytes: u64,
-    /// Duration of the last collection, microseconds.
-    pub collect_us: u64,
-}
-
 /// One image of a process, whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Process<'a> {
@@ -252,6 +241,8 @@ pub struct Process<'a> {
     pub explanation: Vec<super::meaning::Explanation<'a>>,
     /// What other thresholds would have done.
     pub what_if: Vec<super::meaning::WhatIf<'a>>,
+    /// What observing costs it.
+    pub cost: Option<Cost>,
 }
 
 /// One image of a process, in short.
@@ -287,6 +278,8 @@ pub struct ListedProcess<'a> {
     pub crossings: Option<Count>,
     /// System calls in short.
     pub syscalls: ListedSyscalls,
+    /// What observing costs it.
+    pub cost: Option<Cost>,
 }
 
 /// The allocator of a process.

@@ -36,6 +36,7 @@ pub fn health<'a>(snapshot: &'a Snapshot, configuration: &'a Configuration, vers
             restart_for: configuration.restart_for.iter().map(|key| Cow::Borrowed(*key)).collect(),
         },
         history: None,
+        calibration: super::cost::calibration(&snapshot.calibration),
         sequence: snapshot.sequence,
         window: convert::window(snapshot.window),
     }

@@ -1,6 +1,7 @@
 //! Snapshots as JSON: chooses the document, converts, writes.
 
 mod convert;
+mod cost;
 pub mod document;
 mod health;
 pub mod heap;

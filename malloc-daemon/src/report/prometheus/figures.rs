@@ -29,6 +29,8 @@ pub(super) struct Figures {
     pub origin_bytes: [Option<u64>; ORIGINS],
     /// By depth, the cheapest first.
     pub hits: [Option<u64>; 4],
+    /// What observing cost, nanoseconds.
+    pub cost_ns: Option<u64>,
     /// Bytes; a gauge.
     pub threshold: Option<u64>,
 }
@@ -58,6 +60,7 @@ impl Figures {
         }
         figures.crossings = process.crossings.as_ref().map(|crossings| crossings.count.calls);
         figures.chunks = ChunkFigures::of(process);
+        figures.cost_ns = process.cost.map(|cost| cost.ns());
         figures.raises = process.threshold.map(|threshold| threshold.raises);
         figures.threshold = process.threshold.map(|threshold| threshold.bytes);
         let calls = process.functions.as_ref().map(|functions| {
@@ -83,6 +86,7 @@ impl Figures {
         grow(&mut self.crossings, &mut seen.crossings, now.crossings);
         grow(&mut self.raises, &mut seen.raises, now.raises);
         self.chunks.grow(&mut seen.chunks, &now.chunks);
+        grow(&mut self.cost_ns, &mut seen.cost_ns, now.cost_ns);
         for ((total, seen), now) in self.requests.iter_mut().zip(&mut seen.requests).zip(&now.requests) {
             let Some(now) = now else { continue };
             let (total, seen) = (total.get_or_insert_default(), seen.get_or_insert_default());

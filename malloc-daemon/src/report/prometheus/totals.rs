@@ -6,13 +6,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use malloc_common::loss::LOSSES;
 
 use super::Label;
 use super::figures::{Figures, advance};
 use super::own::Own;
-use crate::aggregate::model::{LossReason, Process, ProcessId, Snapshot};
+use crate::aggregate::model::{Calibration, LossReason, Prices, Process, ProcessId, Snapshot};
 use crate::report::escape::printable;
 
 /// Names with series of their own unless configured otherwise; the rest share [`OTHER`].
@@ -48,6 +49,7 @@ pub(super) struct Sums {
     hits: [Option<u64>; 4],
     folded: u64,
     own: Own,
+    calibration: Arc<Calibration>,
 }
 
 /// What is already in the sums of one image.
@@ -83,6 +85,7 @@ impl Totals {
         }
         self.sequence = snapshot.sequence;
         self.sums.own = self.sums.own.renewed(snapshot);
+        self.sums.calibration = Arc::clone(&snapshot.calibration);
         self.choose_names(snapshot);
         for figures in self.sums.names.values_mut().chain(&mut self.sums.other) {
             figures.threshold = None;
@@ -184,6 +187,11 @@ impl Sums {
     /// The daemon's own figures.
     pub(super) fn own(&self) -> &Own {
         &self.own
+    }
+
+    /// What a hit costs, when it was measured.
+    pub(super) fn prices(&self) -> Option<&Prices> {
+        self.calibration.prices()
     }
 
     /// Images that began under the name `other`.

@@ -1,6 +1,7 @@
 //! The report that `record` prints: one block a process, the funnel first.
 
 mod chunks;
+mod cost;
 mod functions;
 mod funnel;
 mod heap;
@@ -121,6 +122,7 @@ pub fn render(snapshot: &Snapshot, style: Style) -> String {
 fn block(out: &mut String, snapshot: &Snapshot, process: &Process, style: Style) {
     funnel::render(out, process, style);
     notes(out, process, style);
+    cost::render(out, process, style);
     if let Some(functions) = &process.functions {
         let sizes = functions.iter().filter_map(|function| function.sizes.as_deref()).flatten();
         histogram::render(out, "Sizes requested", sizes, style);

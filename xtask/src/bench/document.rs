@@ -1,0 +1,264 @@
+//! Writes docs/overhead.md: the machine, the tables, the verdicts, the commands.
+use std::{fmt::Write as _, fs, process::Command};
+
+use super::{
+    Place, Results,
+    observers::{self, ALONE, BLANK, CALL, OBSERVERS, OTHERS, SYSMALLOC},
+    statistics::{Series, Spread},
+    workloads::{self, PAIRS, PAIRS_OF_TWO, PROGRAMS, WORKLOADS},
+};
+use crate::shell;
+
+/// The most that a counted call may cost, as a multiple of the same probe with an empty program.
+const CALL_LIMIT: f64 = 1.10;
+/// The most that programs may take at depth `sysmalloc`, as a multiple of nothing attached.
+const SYSMALLOC_LIMIT: f64 = 1.01;
+/// Two threads under observation may take this much longer for a pair than one.
+const THREADS_LIMIT: f64 = 1.15;
+
+/// The whole document.
+pub fn render(place: &Place, results: &Results) -> String {
+    let mut out = String::new();
+    push(&mut out, "# What observing costs\n");
+    push(
+        &mut out,
+        "Measured by `cargo xtask bench`, which wrote this file; `cargo xtask bench --setup` installs what it compares with.\n",
+    );
+    push(&mut out, &machine(place));
+    let how = if results.quick { "A quick run: fewer workloads and observers. " } else { "" };
+    push(
+        &mut out,
+        &format!(
+            "{how}{} rounds in {} s. In each round every observer is started once for the whole machine and every workload runs \
+             under it, so that a change of the machine's pace falls on all alike. A figure is the median of all runs, in brackets \
+             the least and the greatest. CPU time is user and system time of the observed program.\n",
+            results.rounds, results.seconds
+        ),
+    );
+    push(&mut out, "## Verdicts\n");
+    for verdict in verdicts(results) {
+        push(&mut out, &format!("- {verdict}"));
+    }
+    push(&mut out, "\n## A pair of `malloc` and `free`, nanoseconds of CPU time\n");
+    table(&mut out, results, 0..PROGRAMS);
+    push(&mut out, "\n## Programs, milliseconds of CPU time\n");
+    table(&mut out, results, PROGRAMS..WORKLOADS.len());
+    push(&mut out, "\n## What ran\n");
+    for observer in OBSERVERS.iter().filter(|observer| !observer.shown().is_empty()) {
+        push(&mut out, &format!("- {}: `{}`", observer.name, observer.shown()));
+    }
+    for workload in WORKLOADS {
+        push(&mut out, &format!("- {}: {}", workload.name, workload.shown));
+    }
+    let allocator = match workloads::redis_allocator() {
+        Some(path) => format!(
+            "redis-server of this distribution is linked with `{}`: the daemon probes its public functions, and the other \
+             tools probe it beside the libc.",
+            path.file_name().unwrap_or_default().to_string_lossy()
+        ),
+        None => "redis-server is not linked with an allocator of its own: it uses the libc's.".to_owned(),
+    };
+    push(&mut out, &format!("\n`LIB` is the libc. {allocator}"));
+    push(&mut out, "\n## Not run\n");
+    for (what, why) in &results.not_run {
+        push(&mut out, &format!("- {what}: {why}"));
+    }
+    if results.quick {
+        let left_out = OBSERVERS.iter().filter(|o| !o.quick).map(|o| o.name);
+        let left_out: Vec<_> = left_out.chain(WORKLOADS.iter().filter(|w| !w.quick).map(|w| w.name)).collect();
+        push(&mut out, &format!("- left out by `--quick`: {}", left_out.join(", ")));
+    }
+    push(&mut out, "- libbpf-tools `memleak`: no package of this distribution has it.");
+    out
+}
+
+/// What the three promises come to. A figure that is missing is no verdict.
+fn verdicts(results: &Results) -> Vec<String> {
+    let cpu = |o: usize, w: usize| results.samples.get(&(o, w)).and_then(Series::cpu);
+    let wall = |o: usize, w: usize| results.samples.get(&(o, w)).and_then(Series::wall);
+    let mut verdicts = Vec::new();
+    let ratio = |a: Option<Spread>, b: Option<Spread>| Some(a?.median / b.filter(|b| b.median > 0.0)?.median);
+    verdicts.push(match ratio(cpu(CALL, PAIRS), cpu(BLANK, PAIRS)) {
+        Some(ratio) => format!(
+            "Counting a call with its size costs {ratio:.3} times an empty program on the same sites (at most {CALL_LIMIT:.2}): \
+             {}.",
+            held(ratio <= CALL_LIMIT)
+        ),
+        None => "Counting a call against an empty program: not measured.".to_owned(),
+    });
+    let threads = |o| ratio(wall(o, PAIRS_OF_TWO), wall(o, PAIRS));
+    verdicts.push(match (threads(CALL), threads(BLANK), threads(ALONE)) {
+        (Some(call), Some(blank), Some(alone)) => format!(
+            "Two threads that allocate at once take {call:.3} times as long for a pair as one does at depth `call` (at most \
+             {THREADS_LIMIT:.2}), {blank:.3} times with an empty program, {alone:.3} times alone: {}.",
+            held(call <= THREADS_LIMIT.max(blank))
+        ),
+        _ => "Two threads against one: not measured.".to_owned(),
+    });
+    let programs = |o: usize| (PROGRAMS..WORKLOADS.len()).map(move |w| (o, w));
+    let sum = |o: usize| -> Option<f64> {
+        let measured: Vec<f64> = programs(o)
+            .filter(|(_, w)| cpu(ALONE, *w).is_some() && cpu(SYSMALLOC, *w).is_some())
+            .filter_map(|(o, w)| cpu(o, w))
+            .map(|spread| spread.median)
+            .collect();
+        (!measured.is_empty()).then(|| measured.iter().sum())
+    };
+    verdicts.push(match (sum(SYSMALLOC), sum(ALONE)) {
+        (Some(observed), Some(alone)) if alone > 0.0 => {
+            let ratio = observed / alone;
+            format!(
+                "At depth `sysmalloc`, the default of `serve`, the programs take {ratio:.4} times what they take alone (at most \
+                 {SYSMALLOC_LIMIT:.2}; sum of the medians, {observed:.1} against {alone:.1} ms): {}.",
+                held(ratio <= SYSMALLOC_LIMIT)
+            )
+        }
+        _ => "Depth `sysmalloc` against nothing attached: not measured.".to_owned(),
+    });
+    for (o, observer) in OBSERVERS.iter().enumerate().skip(OTHERS) {
+        let compared: Vec<(usize, f64)> =
+            (0..WORKLOADS.len()).filter_map(|w| Some((w, ratio(cpu(o, w), cpu(CALL, w))?))).collect();
+        if compared.is_empty() {
+            continue;
+        }
+        let (dearer, cheaper): (Vec<_>, Vec<_>) = compared.into_iter().partition(|(_, ratio)| *ratio > 1.0);
+        let list = |which: &[(usize, f64)]| {
+            let parts = which.iter().filter_map(|(w, ratio)| Some(format!("{} {ratio:.2}", WORKLOADS.get(*w)?.name)));
+            parts.collect::<Vec<_>>().join(", ")
+        };
+        let mut text = format!("{}, as a multiple of depth `call`:", observer.name);
+        if !dearer.is_empty() {
+            let _ = write!(text, " dearer in {}", list(&dearer));
+        }
+        if !cheaper.is_empty() {
+            let _ = write!(text, "{} cheaper in {}", if dearer.is_empty() { "" } else { ";" }, list(&cheaper));
+        }
+        verdicts.push(format!(
+            "{text}: `call` is below it {}.",
+            if cheaper.is_empty() { "everywhere" } else { "not everywhere" }
+        ));
+    }
+    verdicts
+}
+
+fn held(holds: bool) -> &'static str {
+    if holds { "**holds**" } else { "**does not hold**" }
+}
+
+fn table(out: &mut String, results: &Results, columns: std::ops::Range<usize>) {
+    let workloads: Vec<usize> = columns.filter(|w| results.samples.keys().any(|(_, measured)| measured == w)).collect();
+    let names = workloads.iter().filter_map(|w| WORKLOADS.get(*w)).map(|workload| workload.name);
+    push(out, &format!("| | runs | {} |", names.collect::<Vec<_>>().join(" | ")));
+    push(out, &format!("|---|---|{}", "---|".repeat(workloads.len())));
+    for (o, observer) in OBSERVERS.iter().enumerate() {
+        let series = |w: &usize| results.samples.get(&(o, *w));
+        let runs = workloads.iter().filter_map(series).map(Series::len).max();
+        let Some(runs) = runs else { continue };
+        let cells = workloads.iter().map(|w| series(w).and_then(Series::cpu).map_or("not run".to_owned(), cell));
+        push(out, &format!("| {} | {runs} | {} |", observer.name, cells.collect::<Vec<_>>().join(" | ")));
+    }
+}
+
+fn cell(spread: Spread) -> String {
+    let digits = |value: f64| if value < 100.0 { format!("{value:.1}") } else { grouped(value.round() as u64) };
+    format!("{} ({}-{})", digits(spread.median), digits(spread.least), digits(spread.greatest))
+}
+
+/// `12345` as `12,345`.
+fn grouped(value: u64) -> String {
+    let digits = value.to_string();
+    let mut out = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+fn machine(place: &Place) -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str, separator: char| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(separator)?.1.trim().trim_matches('"').to_owned())
+    };
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = field(&cpuinfo, "model name", ':').unwrap_or_else(|| "an unnamed processor".to_owned());
+    let processors = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
+    let flags = field(&cpuinfo, "flags", ':').unwrap_or_default();
+    let kind =
+        if flags.split(' ').any(|flag| flag == "hypervisor") { "a virtual machine" } else { "no virtual machine" };
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let kernel = kernel.trim().split('-').next().unwrap_or_default().to_owned();
+    let system = field(&read("/etc/os-release"), "PRETTY_NAME", '=').unwrap_or_else(|| "an unnamed system".to_owned());
+    let libc = shell::capture(Command::new("ldd").arg("--version")).unwrap_or_default();
+    let libc = libc.lines().next().and_then(|line| line.rsplit(' ').next()).unwrap_or("?").to_owned();
+    let versions: Vec<String> = ["bpftrace", "perf", "heaptrack", "sqlite3", "redis-server", "cc"]
+        .iter()
+        .filter_map(|tool| observers::version(tool).map(|version| format!("{tool}: {version}")))
+        .collect();
+    let load = read("/proc/loadavg");
+    format!(
+        "Machine: {model}, {processors} processors, {kind}; Linux {kernel}; {system}, glibc {libc} (`{}`). Load of the machine \
+         when it ended: {} (this run alone makes about 1). Versions: {}.\n",
+        place.libc.file_name().unwrap_or_default().to_string_lossy(),
+        load.split(' ').next().unwrap_or("?"),
+        versions.join("; ")
+    )
+}
+
+fn push(out: &mut String, line: &str) {
+    out.push_str(line);
+    out.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::workloads::Sample;
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn results(figures: &[(usize, usize, f64)]) -> Results {
+        let mut samples: BTreeMap<(usize, usize), Series> = BTreeMap::new();
+        for (o, w, value) in figures {
+            samples.entry((*o, *w)).or_default().push(Sample { cpu: *value, wall: *value });
+        }
+        Results { samples, not_run: BTreeMap::new(), rounds: 1, seconds: 2, quick: false }
+    }
+
+    #[test]
+    fn a_promise_holds_or_does_not_by_its_figures() {
+        let told = verdicts(&results(&[(CALL, PAIRS, 1090.0), (BLANK, PAIRS, 1000.0)]));
+        assert!(told[0].contains("1.090 times") && told[0].contains("**holds**"), "{told:?}");
+        let told = verdicts(&results(&[(CALL, PAIRS, 1110.0), (BLANK, PAIRS, 1000.0)]));
+        assert!(told[0].contains("**does not hold**"), "{told:?}");
+        let told = verdicts(&results(&[(SYSMALLOC, PROGRAMS, 102.0), (ALONE, PROGRAMS, 100.0)]));
+        assert!(told[2].contains("1.0200 times") && told[2].contains("**does not hold**"), "{told:?}");
+    }
+
+    #[test]
+    fn what_is_missing_gives_no_verdict() {
+        let told = verdicts(&results(&[]));
+        assert_eq!(told.len(), 3);
+        assert!(told.iter().all(|verdict| verdict.ends_with("not measured.")), "{told:?}");
+    }
+
+    #[test]
+    fn a_tool_that_is_cheaper_somewhere_is_told_so() {
+        let told = verdicts(&results(&[
+            (CALL, PAIRS, 1000.0),
+            (OTHERS, PAIRS, 300.0),
+            (CALL, PROGRAMS, 100.0),
+            (OTHERS, PROGRAMS, 150.0),
+        ]));
+        let told = told.last().expect("a verdict");
+        assert!(told.contains("dearer in sqlite3 1.50; cheaper in malloc and free, 1 thread 0.30"), "{told}");
+        assert!(told.contains("not everywhere"));
+    }
+
+    #[test]
+    fn a_cell_has_the_median_and_its_spread() {
+        assert_eq!(cell(Spread { least: 9.5, median: 12.34, greatest: 1234.5 }), "12.3 (9.5-1,235)");
+    }
+}
