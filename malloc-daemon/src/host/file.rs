@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
@@ -118,6 +119,20 @@ impl TargetFile {
         /// `OVERLAYFS_SUPER_MAGIC`
         const OVERLAY: i64 = 0x794c_7630;
         rustix::fs::fstatfs(&self.file).is_ok_and(|system| system.f_type == OVERLAY)
+    }
+
+    /// Whether no path leads to it any more.
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        attributes(&self.file).is_ok_and(|attributes| attributes.stx_nlink == 0)
+    }
+
+    /// Whether nobody has written to it for two seconds, as far as its time of change tells.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        const LEFT_ALONE: Duration = Duration::from_secs(2);
+        let modified = self.file.metadata().and_then(|metadata| metadata.modified());
+        modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age >= LEFT_ALONE))
     }
 
     /// Whether the content was replaced in place since the file was opened. Probes in it must then go.

@@ -1,6 +1,6 @@
 //! The files that carry probes: found once each, attached as deep as asked, let go when overwritten.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use malloc_common::abi::Origin;
 use malloc_common::depth::Depth;
@@ -9,6 +9,7 @@ use malloc_common::site::Role;
 
 use super::cache::Cache;
 use super::census::Serving;
+use super::disused::{InUse, Mapped};
 use crate::aggregate::model::{Allocator, Probe, Verdict};
 use crate::arenas::{Links, Place};
 use crate::collect::boot_ns;
@@ -20,6 +21,10 @@ use crate::targets::{AllocatorKind, ElfError, Hook, Located, folded};
 
 /// Files that carry probes at one time. A host has one libc, and one for each distinct container image.
 pub const PROBED_FILES: usize = 256;
+/// How many of them are kept free: above, files that nobody maps are let go.
+const ROOM: usize = 64;
+/// Places remembered of one file; one with more is taken to be in use. 1,024 x 24 bytes = 24 KiB.
+const PLACES: usize = 1024;
 
 /// Why a file carries no probes.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +38,14 @@ pub enum FileRefused {
         error: ElfError,
     },
     /// [`PROBED_FILES`] are reached.
-    #[error("{path}: {PROBED_FILES} files carry probes already; it is left alone")]
+    #[error("{path}: {PROBED_FILES} files that are in use carry probes already; it is left alone")]
     TooMany {
+        /// The file.
+        path: String,
+    },
+    /// It was overwritten while it carried probes, and may still be.
+    #[error("{path}: it was overwritten in place a moment ago; it is looked at again")]
+    Unsettled {
         /// The file.
         path: String,
     },
@@ -59,6 +70,10 @@ pub struct ProbedFile {
     pub located: Located,
     attachments: Vec<Attachment>,
     overwritten: bool,
+    /// As what it was seen mapped: under each overlay mount by another device. Empty: it was probed by its path.
+    places: HashSet<Mapped>,
+    /// When it was last seen mapped.
+    used_ns: u64,
 }
 
 /// A file as /proc/PID/maps shows it. A file that carries probes is held open, so its inode stays its own; the number of
@@ -92,6 +107,10 @@ pub struct Files {
     by_inode: HashMap<MappedFile, Known>,
     /// Files refused for want of room.
     pub refused: u64,
+    /// Files let go because nobody mapped them any more.
+    pub let_go: u64,
+    /// Files that were overwritten and let go: they are probed again when they have been left alone for a while.
+    unsettled: HashSet<(u64, u64)>,
     /// What was found in files before.
     pub cache: Cache,
 }
@@ -103,6 +122,49 @@ impl Files {
     /// What a mapped inode is known to be.
     pub fn known(&self, file: &MappedFile) -> Option<Known> {
         self.by_inode.get(file).copied()
+    }
+
+    /// Notes that a file is in use.
+    pub fn used(&mut self, key: &FileKey, place: Mapped) {
+        if let Some(probed) = self.probed.get_mut(key) {
+            probed.used_ns = boot_ns();
+            if probed.places.len() < PLACES {
+                probed.places.insert(place);
+            }
+        }
+    }
+
+    /// Whether some file should be let go if nobody maps it.
+    pub fn wants_room(&self) -> bool {
+        self.probed.len() > PROBED_FILES - ROOM || self.probed.values().any(ProbedFile::is_past)
+    }
+
+    /// Lets go of files that nobody maps: those that were overwritten or deleted, and, where room gets scarce, those that
+    /// were used longest ago. The others keep their probes for the next program that maps them. Their links are the
+    /// caller's to drop.
+    pub fn let_go(&mut self, in_use: &InUse) -> Vec<Attached> {
+        let idle = |probed: &ProbedFile| {
+            probed.used_ns < in_use.since_ns
+                && (1..PLACES).contains(&probed.places.len())
+                && probed.places.is_disjoint(&in_use.places)
+        };
+        let mut idle: Vec<_> =
+            self.probed.iter().filter(|(_, p)| idle(p)).map(|(key, p)| (!p.is_past(), p.used_ns, *key)).collect();
+        idle.sort_unstable();
+        let mut links = Vec::new();
+        for (is_present, _, key) in idle {
+            if is_present && self.probed.len() <= PROBED_FILES - ROOM {
+                break;
+            }
+            let Some(probed) = self.probed.remove(&key) else { continue };
+            if probed.overwritten && self.unsettled.len() < PROBED_FILES {
+                self.unsettled.insert((key.dev, key.ino));
+            }
+            self.by_inode.retain(|_, known| *known != Known::Allocator(key));
+            self.let_go += 1;
+            links.extend(probed.attachments.into_iter().filter_map(|attachment| attachment.links));
+        }
+        links
     }
 
     /// Remembers what a mapped inode is.
@@ -142,6 +204,16 @@ impl Files {
             self.refused += 1;
             return Err(FileRefused::TooMany { path });
         }
+        // The same inode with other content: probes in it would go into the old pages of those who map it still.
+        if self.probed.keys().any(|held| (held.dev, held.ino) == (key.dev, key.ino)) {
+            return Err(FileRefused::Unsettled { path });
+        }
+        if self.unsettled.contains(&(key.dev, key.ino)) {
+            if !file.is_settled() {
+                return Err(FileRefused::Unsettled { path });
+            }
+            self.unsettled.remove(&(key.dev, key.ino));
+        }
         let located = self.cache.locate(&file, root).map_err(|error| FileRefused::Content { path, error })?;
         let is_overlay = file.is_on_overlay();
         let same = self.probed.iter().find(|(other, held)| {
@@ -152,7 +224,9 @@ impl Files {
         if let Some((other, _)) = same {
             return Ok(*other);
         }
-        self.probed.insert(key, ProbedFile { file, located, attachments: Vec::new(), overwritten: false });
+        let (attachments, places) = (Vec::new(), HashSet::new());
+        let probed = ProbedFile { file, located, attachments, overwritten: false, places, used_ns: boot_ns() };
+        self.probed.insert(key, probed);
         Ok(key)
     }
 
@@ -215,10 +289,15 @@ impl Files {
                 all.push(Probe { name: format!("{} in {path}", missing.what), depth: missing.depth, verdict });
             }
             if probed.overwritten {
-                let why =
-                    "the file was overwritten in place while in use; restart the processes that map it".to_owned();
+                let why = "the file was overwritten in place while in use; it is probed again when no process maps it"
+                    .to_owned();
                 all.push(Probe { name: path.to_string(), depth: Depth::Sysmalloc, verdict: Verdict::Broken(why) });
             }
+        }
+        if self.refused > 0 {
+            let why = format!("{PROBED_FILES} files that are in use carry probes; looks refused: {}", self.refused);
+            let name = "further files with an allocator".to_owned();
+            all.push(Probe { name, depth: Depth::Sysmalloc, verdict: Verdict::Broken(why) });
         }
         all
     }
@@ -274,6 +353,11 @@ impl ProbedFile {
         let broken =
             broken.or_else(|| object.blank.then(|| format!("{BLANK_VARIABLE} is set: its probes count nothing")));
         self.attachments.push(Attachment { scope, depth, since_ns: boot_ns(), sites, links, broken });
+    }
+
+    /// Whether no program that starts now will find it as it was.
+    fn is_past(&self) -> bool {
+        self.overwritten || self.file.is_deleted()
     }
 
     /// Whether its probes had to go.

@@ -4,6 +4,7 @@ pub mod cache;
 mod calibrate;
 mod census;
 mod cpu;
+mod disused;
 mod faults;
 mod files;
 mod heaps;

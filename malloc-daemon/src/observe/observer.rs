@@ -13,6 +13,7 @@ use super::cache::Cache;
 use super::calibrate::calibrate;
 use super::census::{Census, Found};
 use super::cpu::{self, CpuTimes};
+use super::disused::Disused;
 use super::faults;
 use super::files::{FileRefused, Files};
 use super::heaps::{Heaps, Pace};
@@ -58,6 +59,7 @@ pub struct Observer {
     pub(super) options: Options,
     // Before the object: links go first.
     pub(super) files: Files,
+    disused: Disused,
     lifecycle: Attached,
     syscalls: Attached,
     /// `None`: page faults are not counted.
@@ -154,6 +156,7 @@ impl Observer {
         Ok(Self {
             options,
             files: Files::default(),
+            disused: Disused::start().map_err(StartError::Thread)?,
             lifecycle,
             syscalls,
             faults,
@@ -417,6 +420,7 @@ impl Observer {
             self.let_go(&ended);
             self.heaps.forget(&ended);
         }
+        self.disused.turn(&mut self.files);
         self.last_collect_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         snapshot
     }
@@ -463,7 +467,6 @@ impl Observer {
 
     /// The descriptors that become readable when events or samples wait. A sample's process may end soon: whoever
     /// waits must not wait for a tick.
-    #[must_use]
     pub fn wait_fds(&self) -> [BorrowedFd<'_>; 2] {
         [self.events.as_fd(), self.samples.as_fd()]
     }
@@ -482,7 +485,6 @@ impl Observer {
     }
 
     /// How many groups of probes are attached to files.
-    #[must_use]
     pub fn probed(&self) -> usize {
         self.files.sites()
     }

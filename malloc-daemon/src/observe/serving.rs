@@ -61,6 +61,7 @@ pub fn serving(pid: Pid, files: &mut Files, attach: &mut dyn FnMut(&mut Files, F
             }
             _ => continue,
         };
+        files.used(&key, (mapping.device, mapping.inode));
         if found.iter().any(|(_, held)| held.key == key) {
             continue;
         }

@@ -1,14 +1,12 @@
 //! Finds the files that serve `malloc` in running processes.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::ElfFacts;
 use crate::host::HostError;
-use crate::host::file::{FileError, FileKey, Root, TargetFile, open_in_root, open_map_file};
+use crate::host::file::{FileError, Root, TargetFile, open_in_root, open_map_file};
 use crate::host::maps::{Device, Mapping};
-use crate::host::process::{self, Pid, ProcessIdentity};
+use crate::host::process::{self, Pid};
 
 /// What a file is, by its name alone: its content decides what can be probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -105,31 +103,6 @@ pub struct Candidates {
     pub unseen: Vec<Unseen>,
 }
 
-/// One file that serves `malloc`, with all who use it.
-#[derive(Debug)]
-pub struct ServingFile {
-    /// The file, as the first of its users maps it.
-    pub candidate: Candidate,
-    /// Its build id.
-    pub build_id: Option<Vec<u8>>,
-    /// Other keys of the same content: an overlay mount shows one inode under a device of its own, and a probe in either
-    /// fires in both.
-    pub other_keys: Vec<FileKey>,
-    /// The processes that map it, ascending.
-    pub processes: Vec<ProcessIdentity>,
-}
-
-/// All processes of the machine at one time.
-#[derive(Debug, Default)]
-pub struct Scan {
-    /// Files that serve `malloc`, each once, ordered by key.
-    pub files: Vec<ServingFile>,
-    /// What could not be looked at.
-    pub unseen: Vec<Unseen>,
-    /// How many processes with code of their own were looked at; kernel threads have none.
-    pub processes: usize,
-}
-
 /// The candidates of one process; `None` when it vanished.
 ///
 /// # Errors
@@ -145,112 +118,6 @@ pub fn candidates(pid: Pid) -> Result<Option<Candidates>, HostError> {
         }
     }
     Ok(Some(candidates))
-}
-
-/// Looks at all processes. Each file is opened once, however many processes map it. Executables are kept only if they
-/// define `malloc`.
-///
-/// # Errors
-/// [`HostError`] when /proc cannot be listed.
-pub fn scan(elf: &impl ElfFacts) -> Result<Scan, HostError> {
-    let mut found = Found::default();
-    for pid in process::pids()? {
-        if let Err(reason) = found.look_at(pid, elf) {
-            found.scan.unseen.push(Unseen { pid, reason });
-        }
-    }
-    let mut scan = found.scan;
-    scan.files.sort_by_key(|file| file.candidate.file.key);
-    for file in &mut scan.files {
-        file.processes.sort_unstable();
-        file.processes.dedup();
-    }
-    Ok(scan)
-}
-
-/// What makes two files one although their devices differ: nothing else tells an inode seen through two overlay mounts
-/// from two files.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Content {
-    ino: u64,
-    size: u64,
-    mtime_ns: i64,
-    build_id: Vec<u8>,
-}
-
-#[derive(Default)]
-struct Found {
-    scan: Scan,
-    /// Mapped inodes met so far: the index of the serving file, or `None` when it serves nothing. A mapped inode cannot
-    /// be used for another file while the scan runs, unless all its users end meanwhile.
-    by_inode: HashMap<(Device, u64), Option<usize>>,
-    by_key: HashMap<FileKey, usize>,
-    by_content: HashMap<Content, usize>,
-}
-
-impl Found {
-    fn look_at(&mut self, pid: Pid, elf: &impl ElfFacts) -> Result<(), UnseenReason> {
-        let Some(before) = process::identity(pid)? else { return Ok(()) };
-        let Some(mapped) = mapped_candidates(pid)? else { return Ok(()) };
-        if process::identity(pid)? != Some(before) || mapped.is_empty() {
-            return Ok(());
-        }
-        self.scan.processes += 1;
-        for (kind, mapping) in mapped {
-            let inode = (mapping.device, mapping.inode);
-            let index = match self.by_inode.get(&inode) {
-                Some(&known) => known,
-                None => match open(pid, kind, &mapping) {
-                    Ok(Some(candidate)) => {
-                        let index = self.keep(candidate, elf);
-                        self.by_inode.insert(inode, index);
-                        index
-                    }
-                    Ok(None) => None,
-                    Err(reason) => {
-                        self.scan.unseen.push(Unseen { pid, reason });
-                        None
-                    }
-                },
-            };
-            if let Some(file) = index.and_then(|index| self.scan.files.get_mut(index)) {
-                file.processes.push(before);
-            }
-        }
-        Ok(())
-    }
-
-    /// The index of the file among those that serve `malloc`, new or known under another device.
-    fn keep(&mut self, candidate: Candidate, elf: &impl ElfFacts) -> Option<usize> {
-        if candidate.kind == CandidateKind::Executable && !elf.defines_malloc(&candidate.file) {
-            return None;
-        }
-        let key = candidate.file.key;
-        if let Some(&index) = self.by_key.get(&key) {
-            return Some(index);
-        }
-        let build_id = elf.build_id(&candidate.file);
-        let next = self.scan.files.len();
-        let index = match build_id.clone() {
-            None => next,
-            Some(build_id) => {
-                let content = Content { ino: key.ino, size: key.size, mtime_ns: key.mtime_ns, build_id };
-                match self.by_content.entry(content) {
-                    Entry::Occupied(known) => *known.get(),
-                    Entry::Vacant(entry) => *entry.insert(next),
-                }
-            }
-        };
-        match self.scan.files.get_mut(index) {
-            Some(same) => same.other_keys.push(key),
-            None => {
-                let file = ServingFile { candidate, build_id, other_keys: Vec::new(), processes: Vec::new() };
-                self.scan.files.push(file);
-            }
-        }
-        self.by_key.insert(key, index);
-        Some(index)
-    }
 }
 
 /// The first executable mapping of each file whose name, or whose being the main executable, makes it a candidate.
@@ -328,7 +195,6 @@ mod tests {
 
     use super::*;
     use crate::host::maps::mappings;
-    use crate::targets::Contents as Elf;
 
     #[test]
     fn allocators_are_known_by_the_names_distributions_give_them() {
@@ -368,10 +234,6 @@ mod tests {
         assert_eq!(executable.path, std::env::current_exe().unwrap());
         let libc = candidates.files.iter().find(|file| file.kind == CandidateKind::Glibc).unwrap();
         assert_eq!(libc.file.key.ino, libc.inode);
-        let scan = scan(&Elf).unwrap();
-        let serving = scan.files.iter().find(|file| file.candidate.file.key == libc.file.key).unwrap();
-        assert!(serving.processes.iter().any(|process| process.pid == own));
-        assert!(!scan.files.iter().any(|file| file.candidate.path == executable.path));
     }
 
     #[test]
@@ -408,40 +270,5 @@ mod tests {
         } else {
             assert!(matches!(candidates.unseen[0].reason, UnseenReason::Replaced { .. }));
         }
-    }
-
-    /// Files that all have the same build id.
-    struct SameBuild;
-
-    impl ElfFacts for SameBuild {
-        fn interpreter(&self, _: &TargetFile) -> Option<PathBuf> {
-            None
-        }
-
-        fn build_id(&self, _: &TargetFile) -> Option<Vec<u8>> {
-            Some(vec![0x93, 0xac])
-        }
-
-        fn defines_malloc(&self, _: &TargetFile) -> bool {
-            true
-        }
-    }
-
-    #[test]
-    fn one_inode_under_two_devices_is_one_file() {
-        let directory = tempfile::tempdir().unwrap();
-        let candidate = |dev, mtime_ns| {
-            let path = directory.path().join("libc.so.6");
-            std::fs::write(&path, b"").unwrap();
-            let mut file = open_in_root(Root::Host, &path).unwrap().unwrap();
-            file.key = FileKey { dev, ino: 7, size: 100, mtime_ns };
-            let device = Device { major: 0, minor: 0 };
-            let kind = CandidateKind::Glibc;
-            Candidate { kind, path, deleted: false, file, mapped_at: 0, mapped_offset: 0, device, inode: 7 }
-        };
-        let mut found = Found::default();
-        let indices = [(1, 5), (2, 5), (2, 5), (2, 6)].map(|(dev, time)| found.keep(candidate(dev, time), &SameBuild));
-        assert_eq!(indices, [Some(0), Some(0), Some(0), Some(1)]);
-        assert_eq!(found.scan.files[0].other_keys, [FileKey { dev: 2, ino: 7, size: 100, mtime_ns: 5 }]);
     }
 }

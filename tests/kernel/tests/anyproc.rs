@@ -198,6 +198,31 @@ fn a_library_that_is_overwritten_in_place_is_let_go_within_a_second() {
     let mut young = in_root(root.path(), &["alias"]);
     young.write(b"x");
     assert_eq!(young.end().code(), 0, "a new process runs fine");
+    // COUNT-1: nobody maps it any more, so it is let go, and the next to map it finds it probed by what it holds now.
+    until("it is let go", || {
+        let health = serving.get("/v1/health").json().to_string();
+        (!health.contains("overwritten in place")).then_some(())
+    });
+    finish(&serving, in_root(root.path(), &["alias", "multiply"]));
+}
+
+// BOUND-1: a file that was deleted is not held for ever: nobody can map it again.
+#[test]
+fn a_deleted_library_is_let_go_with_its_last_user() {
+    let root = small_root();
+    let libc = root.path().join(LIBC.trim_start_matches('/'));
+    let serving = serve();
+    let victim = in_root(root.path(), &["alias"]);
+    serving.image_when("it is probed", victim.pid(), is_probed);
+    fs::remove_file(&libc).expect("a libc");
+    let names_it = || serving.get("/v1/health").json().to_string().contains(LIBC);
+    let before = serving.get("/v1/health").json()["probes"].as_array().expect("probes").len();
+    assert!(names_it(), "the file is among the probes");
+    finish(&serving, victim);
+    until("its probes are gone", || {
+        let now = serving.get("/v1/health").json()["probes"].as_array().expect("probes").len();
+        (now < before).then_some(())
+    });
 }
 
 // COUNT-1, HONEST-1: an allocator that is opened late is probed then, and does not serve the program's malloc.
