@@ -7,6 +7,8 @@ pub mod collect;
 pub mod command;
 pub mod config;
 pub mod daemon;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod history;
 pub mod host;
 pub mod http;

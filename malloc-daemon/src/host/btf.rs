@@ -233,7 +233,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Result<u32, BtfError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -297,7 +297,8 @@ mod tests {
         assert!(matches!(task_offsets(&holding_itself()), Err(BtfError::Missing { structure: "task_struct", .. })));
     }
 
-    fn kernel(start: &str) -> Vec<u8> {
+    /// The structures that are looked for, as a kernel lays them out.
+    pub fn kernel(start: &str) -> Vec<u8> {
         let mut btf = Writer::default();
         let int = btf.string("int");
         btf.words(&[int, 1 << 24, 4, 0x0100_0020]); // 1

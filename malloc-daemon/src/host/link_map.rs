@@ -31,9 +31,9 @@ pub fn search_order(pid: Pid) -> Vec<u64> {
     }
 }
 
-type Read<'a> = &'a dyn Fn(u64, &mut [u8]) -> Option<()>;
+pub(super) type Read<'a> = &'a dyn Fn(u64, &mut [u8]) -> Option<()>;
 
-fn objects(auxiliary: &[u8], read: Read<'_>) -> Vec<u64> {
+pub(super) fn objects(auxiliary: &[u8], read: Read<'_>) -> Vec<u64> {
     let mut found = Vec::new();
     let Some(debug) = debug_structure(auxiliary, read) else { return found };
     let mut object = word(read, debug.wrapping_add(8)).unwrap_or(0);

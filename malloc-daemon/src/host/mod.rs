@@ -11,6 +11,8 @@ pub mod checks;
 pub mod debug_files;
 pub mod fdinfo;
 pub mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod kernel;
 pub mod link_map;
 pub mod maps;

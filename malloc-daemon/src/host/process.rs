@@ -260,6 +260,12 @@ fn pid_of(digits: &str) -> Option<Pid> {
     digits.parse().ok().map(Pid)
 }
 
+/// Reads a text as each of those that /proc holds of a process.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_texts(text: &[u8]) {
+    let _ = (parse_stat(text), parse_status(text), parse_cgroup(text));
+}
+
 /// The name stands in parentheses and may hold any byte, parentheses and newlines included; behind its last
 /// parenthesis there are only numbers.
 fn parse_stat(text: &[u8]) -> Option<Stat> {

@@ -66,6 +66,10 @@ impl Lines {
     pub fn calls_at(&self, address: u64, count: usize) -> Vec<Call> {
         self.meter.refill(LOOKUP_READS);
         let mut calls = Vec::new();
+        // addr2line 0.26 adds one to it.
+        if address == u64::MAX {
+            return calls;
+        }
         if let Ok(mut frames) = self.context.find_frames(address).skip_all_loads() {
             while calls.len() < count
                 && let Ok(Some(frame)) = frames.next()

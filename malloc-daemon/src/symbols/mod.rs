@@ -11,6 +11,8 @@ use std::time::Duration;
 
 mod demangle;
 mod functions;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod lines;
 mod metered;
 mod modules;

@@ -60,7 +60,7 @@ impl PerfMap {
     }
 
     /// Lines of `start size name`, both numbers hexadecimal. A later line for the same place replaces an earlier one.
-    fn parse(text: Vec<u8>) -> Self {
+    pub(super) fn parse(text: Vec<u8>) -> Self {
         let mut entries = Vec::new();
         let mut from = 0;
         for line in text.split(|&byte| byte == b'\n') {

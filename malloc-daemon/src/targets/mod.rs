@@ -9,8 +9,10 @@ mod contents;
 pub mod decode;
 pub mod discover;
 pub mod elf;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fixture;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod identity;
 pub mod locate;
 pub mod sites;

@@ -10,10 +10,10 @@ use object::read::ReadRef;
 
 use super::tables::{self, Family, JEMALLOC_PREFIXES, MULTIPLYING};
 use super::{AllocatorFunction, HOOK_LIMIT, Hook, Located, Missing};
-use crate::targets::decode::{Arguments, BODY_LIMIT, Flow, Instruction, Machine, x86_64};
+use crate::targets::decode::{Arguments, BODY_LIMIT, Flow, Instruction, Machine};
 use crate::targets::elf::{BuildId, Elf, ElfError};
 use crate::targets::sites::{entry_site, execution};
-use crate::targets::slots::named_slots;
+use crate::targets::slots::{STUB_BYTES, named_slots, slot_of_stub};
 use crate::targets::symbols::{self, Name, Source, Symbol, Table};
 
 /// The most code of an allocator's library that is decoded: jemalloc, the largest seen, has 600 KiB.
@@ -81,11 +81,12 @@ pub fn recognise<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<Option
 /// When its tables cannot be read.
 pub fn locate<'data, R: ReadRef<'data>>(
     elf: &Elf<'data, R>,
+    machine: Machine,
     build_id: Option<&BuildId>,
 ) -> Result<Option<Located>, ElfError> {
     let Some(recognised) = recognise(elf)? else { return Ok(None) };
     let symbols = gather(elf, recognised)?;
-    let Some(mut code) = Code::new(elf, recognised, &symbols)? else { return Ok(None) };
+    let Some(mut code) = Code::new(elf, machine, recognised, &symbols)? else { return Ok(None) };
     code.relays();
     code.entries();
     code.branches();
@@ -110,7 +111,7 @@ pub fn locate<'data, R: ReadRef<'data>>(
     missing.sort_by(|a, b| (a.depth, &a.what).cmp(&(b.depth, &b.what)));
     let by_symtab = functions.values().any(|function| function.source == Source::Symtab);
     Ok(Some(Located {
-        kind: family.kind(version(elf, family, &symbols)),
+        kind: family.kind(version(elf, machine, family, &symbols)),
         build_id: build_id.cloned(),
         machine: elf.machine(),
         hooks: hooks.into_values().collect(),
@@ -168,6 +169,7 @@ struct Stretch<'data> {
 
 struct Code<'a, 'data, R> {
     elf: &'a Elf<'data, R>,
+    machine: Machine,
     functions: BTreeMap<u64, AllocatorFunction>,
     /// As what each entry counts.
     entries: BTreeMap<u64, Function>,
@@ -185,7 +187,12 @@ struct Code<'a, 'data, R> {
 }
 
 impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
-    fn new(elf: &'a Elf<'data, R>, r: Recognised, symbols: &[Symbol]) -> Result<Option<Self>, ElfError> {
+    fn new(
+        elf: &'a Elf<'data, R>,
+        machine: Machine,
+        r: Recognised,
+        symbols: &[Symbol],
+    ) -> Result<Option<Self>, ElfError> {
         let is_library = elf.interpreter().is_none()
             && symbols.iter().any(|symbol| symbol.source == Source::Exports && symbol.name == "malloc");
         let mut by_address: BTreeMap<u64, Vec<(&Symbol, Function)>> = BTreeMap::new();
@@ -232,6 +239,7 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
         }
         let mut code = Self {
             elf,
+            machine,
             bodies: BTreeMap::new(),
             stretches: Vec::new(),
             relays: BTreeMap::new(),
@@ -250,10 +258,10 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
     /// Decodes the entries' bodies and, of an allocator's own library, all code: what it calls of itself anywhere is not
     /// the program's. musl's library is a whole C library, whose `strdup` calls `malloc` for the program.
     fn decode(&mut self, is_allocators_own: bool, cold: &[&Symbol]) {
-        let elf = self.elf;
+        let (elf, machine) = (self.elf, self.machine);
         let stretch = |vaddr: u64, size: u64| {
             let code = elf.bytes_at(vaddr, size)?;
-            let body: Vec<Instruction> = x86_64::decode(code, vaddr).collect();
+            let body = machine.decode(code, vaddr);
             Some(Stretch { vaddr, code, body })
         };
         for (vaddr, function) in &self.functions {
@@ -283,8 +291,6 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
 
     /// Where a branch leads, also by way of the linkage table.
     fn destination(&self, flow: Flow) -> Option<u64> {
-        /// `endbr64` and a jump with a prefix.
-        const STUB_BYTES: u64 = 16;
         let by_slot = |flow| match flow {
             Flow::Indirect { slot, .. } => slot.and_then(|slot| self.slots.get(&slot).copied()),
             _ => None,
@@ -294,8 +300,7 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
             return Some(target);
         }
         let stub = self.elf.bytes_at(target, STUB_BYTES)?;
-        let through = x86_64::decode(stub, target).take(2).find(|instruction| instruction.flow != Flow::Next);
-        through.and_then(|instruction| by_slot(instruction.flow)).or(Some(target))
+        slot_of_stub(self.machine, stub, target).and_then(|slot| self.slots.get(&slot).copied()).or(Some(target))
     }
 
     /// Tells the entries that only jump to another one, with all arguments as they came: the other is probed alone.
@@ -305,9 +310,9 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
             let Some(leaving) = stretch.body.iter().find(|i| i.flow != Flow::Next || i.writes != Arguments(0)) else {
                 continue;
             };
-            let jumps = matches!(leaving.flow, Flow::Jump(_) | Flow::Indirect { .. });
+            let jumps = matches!(leaving.flow, Flow::Jump(_) | Flow::Indirect { call: false, .. });
             let Some(to) = self.destination(leaving.flow).filter(|_| jumps) else { continue };
-            if to != *vaddr && self.entries.get(&to) == Some(function) && is_jump(stretch, leaving) {
+            if to != *vaddr && self.entries.get(&to) == Some(function) {
                 let name = self.functions.get(vaddr).map(|function| function.name.clone()).unwrap_or_default();
                 self.relays.insert(*vaddr, (to, name));
             }
@@ -321,7 +326,7 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
             let name = self.functions.get(&vaddr).map(|function| function.name.clone()).unwrap_or_default();
             let site = self.bodies.get(&vaddr).and_then(|stretch| {
                 let arguments = Arguments::first(function.arguments());
-                entry_site(Machine::X86_64, stretch.code, &stretch.body, arguments, &self.targets)
+                entry_site(self.machine, stretch.code, &stretch.body, arguments, &self.targets)
             });
             let Some(site) = site else {
                 self.lack(&name, "its code cannot be read");
@@ -350,7 +355,7 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
                 }
                 let offset = instruction.vaddr.saturating_sub(stretch.vaddr);
                 let at = usize::try_from(offset).ok().and_then(|offset| stretch.code.get(offset..));
-                found.push((*function, *instruction, execution(Machine::X86_64, instruction, at.unwrap_or_default())));
+                found.push((*function, *instruction, execution(self.machine, instruction, at.unwrap_or_default())));
             }
         }
         for (function, instruction, cost) in found {
@@ -396,13 +401,6 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
     }
 }
 
-/// Whether an instruction that leaves is a jump: an indirect call looks the same to its flow.
-fn is_jump(stretch: &Stretch<'_>, instruction: &Instruction) -> bool {
-    let at = usize::try_from(instruction.vaddr.saturating_sub(stretch.vaddr)).ok();
-    let bytes = at.and_then(|at| stretch.code.get(at..)).unwrap_or_default();
-    matches!(instruction.flow, Flow::Jump(_)) || x86_64::mnemonic(bytes).starts_with("jmp")
-}
-
 /// Slots of the linkage table that lead to an entry of this file, and its address.
 fn slots<'data, R: ReadRef<'data>>(
     elf: &Elf<'data, R>,
@@ -423,14 +421,36 @@ fn rank(name: &str, prefix: &str) -> usize {
     function::ALL.iter().position(|function| function.name() == plain).unwrap_or(function::FUNCTIONS)
 }
 
-fn version<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, family: Family, symbols: &[Symbol]) -> Option<String> {
+fn version<'data, R: ReadRef<'data>>(
+    elf: &Elf<'data, R>,
+    machine: Machine,
+    family: Family,
+    symbols: &[Symbol],
+) -> Option<String> {
     if family == Family::Mimalloc {
-        // int mi_version(void): endbr64 perhaps, mov eax, number; ret
         let at = symbols.iter().find(|symbol| symbol.name == "mi_version")?.vaddr;
-        let code = elf.bytes_at(at, 16)?;
-        let code = code.strip_prefix(&[0xf3, 0x0f, 0x1e, 0xfa]).unwrap_or(code);
-        let [0xb8, a, b, c, d, 0xc3, ..] = code else { return None };
-        return tables::mimalloc_version(u32::from_le_bytes([*a, *b, *c, *d]));
+        return tables::mimalloc_version(returned(machine, elf.bytes_at(at, 16)?)?);
     }
     tables::version(family, text(elf)?)
+}
+
+/// The number that a function returns which does nothing else: a landing pad perhaps, a move, a return.
+fn returned(machine: Machine, code: &[u8]) -> Option<u32> {
+    match machine {
+        Machine::X86_64 => {
+            let code = code.strip_prefix(&[0xf3, 0x0f, 0x1e, 0xfa]).unwrap_or(code);
+            let [0xb8, a, b, c, d, 0xc3, ..] = code else { return None };
+            Some(u32::from_le_bytes([*a, *b, *c, *d]))
+        }
+        Machine::Aarch64 => {
+            const BTI_C: u32 = 0xd503_245f;
+            const RET: u32 = 0xd65f_03c0;
+            /// `movz w0, #number`, the number in bits 5 to 20.
+            const MOVZ_W0: u32 = 0x5280_0000;
+            let words: Vec<u32> = code.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
+            let words = words.strip_prefix(&[BTI_C]).unwrap_or(&words);
+            let [moved, RET, ..] = words else { return None };
+            (moved & 0xffe0_001f == MOVZ_W0).then_some(moved >> 5 & 0xffff)
+        }
+    }
 }

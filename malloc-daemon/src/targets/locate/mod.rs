@@ -4,7 +4,7 @@ pub(crate) mod debug_data;
 mod evidence;
 mod foreign;
 mod glibc;
-mod infer;
+pub(in crate::targets) mod infer;
 mod kind;
 mod scan;
 mod tables;
@@ -212,10 +212,7 @@ pub fn analyse_knowing<'data, 'debug, R: ReadRef<'data>, D: ReadRef<'debug>>(
         return Err(ElfError::UnsupportedMachine { machine: elf.machine() });
     };
     let build_id = elf.build_id();
-    // Other allocators are decoded for x86-64 alone.
-    if machine == Machine::X86_64
-        && let Some(located) = foreign::locate(&elf, build_id.as_ref())?
-    {
+    if let Some(located) = foreign::locate(&elf, machine, build_id.as_ref())? {
         return Ok((located, None));
     }
     let mut notes = Vec::new();

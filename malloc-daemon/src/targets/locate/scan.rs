@@ -12,7 +12,7 @@ use super::{AllocatorFunction, HOOK_LIMIT, Hook, MallocPar, Missing};
 use crate::targets::decode::{Arguments, BODY_LIMIT, Execution, Flow, Instruction, Machine};
 use crate::targets::elf::Elf;
 use crate::targets::sites::{entry_site, execution};
-use crate::targets::slots::named_slots;
+use crate::targets::slots::{STUB_BYTES, named_slots, slot_of_stub};
 use crate::targets::symbols::{Name, Source, Symbol};
 use malloc_common::depth::Depth;
 
@@ -312,9 +312,6 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
 
     /// Where a branch leads, also by way of the linkage table.
     fn destination(&self, flow: Flow, linked: &BTreeMap<u64, u64>) -> Option<u64> {
-        /// `endbr64` and a jump with a prefix; aarch64 does not name the slot in the jump itself.
-        const STUB_BYTES: u64 = 16;
-        const STUB_INSTRUCTIONS: usize = 2;
         let slot_of = |flow| match flow {
             Flow::Indirect { slot, .. } => slot.and_then(|slot| linked.get(&slot).copied()),
             _ => None,
@@ -324,13 +321,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             return Some(target);
         }
         let stub = self.elf.bytes_at(target, STUB_BYTES)?;
-        let through = self
-            .machine
-            .decode(stub, target)
-            .into_iter()
-            .take(STUB_INSTRUCTIONS)
-            .find(|instruction| instruction.flow != Flow::Next);
-        through.and_then(|instruction| slot_of(instruction.flow)).or(Some(target))
+        slot_of_stub(self.machine, stub, target).and_then(|slot| linked.get(&slot).copied()).or(Some(target))
     }
 
     fn note_absent_origins(&mut self) {

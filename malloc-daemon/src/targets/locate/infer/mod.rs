@@ -3,7 +3,7 @@
 mod confirm;
 mod data;
 mod flow;
-mod frames;
+pub(in crate::targets) mod frames;
 mod graph;
 mod rules;
 #[cfg(test)]
