@@ -60,6 +60,8 @@ pub enum Finding {
         bytes: u64,
         /// Nanoseconds in `mmap` and `munmap` for all mapped chunks.
         kernel_ns: u64,
+        /// Page faults of all mapped chunks, from those that were watched; `None`: not counted.
+        page_faults: Option<u64>,
         /// The threshold they are above.
         threshold_bytes: Option<u64>,
     },
@@ -157,6 +159,7 @@ fn churn(process: &Process) -> Option<Finding> {
         chunks,
         per_second: rate,
         bytes: ends.churned.bytes,
+        page_faults: crossings.faults.as_ref().and_then(|faults| faults.total).map(|total| total.faults),
         kernel_ns: crossings.mmap_ns.saturating_add(ends.munmap_ns),
         threshold_bytes: process.threshold.as_ref().map(|threshold| threshold.bytes),
     })

@@ -85,6 +85,8 @@ pub enum Assumption {
     SameRequests,
     /// So many percent of a block's pages are touched: of the free chunks of that size so many are resident.
     TouchedPercent(u64),
+    /// Mapped chunks take a page fault for so many percent of their pages, as those that were watched did.
+    FaultsPercent(u64),
     /// Every page of a block is touched.
     AllTouched,
     /// Free chunks of at least the threshold come from blocks of that size, not from small ones that came together.
@@ -184,11 +186,14 @@ fn keep_churn_in(process: &Process) -> Option<WhatIf> {
     let peak = heap.map_or(top.hi, |heap| heap.max_mmapped_bytes.max(top.lo)).min(kept_bytes);
     // Twice the threshold, as glibc itself would have it, and enough for all of them free at once.
     let trim = candidate.max(peak.next_multiple_of(page)).saturating_mul(2);
+    let counted = crossings.faults.as_ref().and_then(|faults| faults.total).map(|total| total.faults);
+    let all_pages = crossings.count.bytes.div_ceil(page).max(1);
+    let touched = counted.unwrap_or(all_pages).min(all_pages);
     let pages = |bytes: u64| signed(bytes.div_ceil(page));
     let calls = signed(crossings.count.calls - rest);
     let faults = Change {
         low: pages(peak) - pages(kept_bytes),
-        about: pages(peak) - pages(kept_bytes),
+        about: part(pages(peak) - pages(kept_bytes), touched, all_pages),
         // Of each chunk a page is touched at least.
         high: pages(peak) - calls,
     };
@@ -205,7 +210,12 @@ fn keep_churn_in(process: &Process) -> Option<WhatIf> {
         retained: heap.map(|_| more(peak.saturating_add(pad))),
         resident: heap.map(|_| more(peak)),
         observed_ms: process.observed_ms,
-        assumptions: vec![Assumption::SameRequests, Assumption::AllTouched, Assumption::HeapReuse],
+        assumptions: vec![
+            Assumption::SameRequests,
+            counted
+                .map_or(Assumption::AllTouched, |_| Assumption::FaultsPercent(touched.saturating_mul(100) / all_pages)),
+            Assumption::HeapReuse,
+        ],
     })
 }
 
@@ -316,6 +326,11 @@ fn less_retained(
         above += bytes.saturating_sub(DEFAULT_THRESHOLD);
     }
     Change { low: -signed(free.saturating_add(all)), about: -signed(free.saturating_add(above)), high: 0 }
+}
+
+/// `numerator` of `denominator` parts of a difference.
+fn part(whole: i64, numerator: u64, denominator: u64) -> i64 {
+    i64::try_from(i128::from(whole) * i128::from(numerator) / i128::from(denominator.max(1))).unwrap_or(whole)
 }
 
 fn signed(value: u64) -> i64 {

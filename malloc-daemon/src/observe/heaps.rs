@@ -212,7 +212,7 @@ impl Heaps {
         let now = boot_ns();
         let took_ns = outcome.as_ref().map_or(1_000_000, |heap| heap.took_us.saturating_mul(1_000));
         known.asked = false;
-        known.next_ns = now.saturating_add(self.pace.gap_ns.max(took_ns.saturating_mul(self.pace.rest)));
+        known.next_ns = now.saturating_add(self.pace.gap_ns.max(took_ns.saturating_mul(self.pace.rest).min(IDLE_NS)));
         known.idle_ns = now.saturating_add(IDLE_NS);
         known.outcome = Some(outcome.map(Arc::new));
     }

@@ -53,17 +53,18 @@ pub(crate) fn finding(finding: &Finding, libc: Option<&str>) -> String {
                 bytes(*top_bytes),
             )
         }
-        Finding::Churn { chunks, per_second, bytes: mapped, kernel_ns, threshold_bytes } => {
+        Finding::Churn { chunks, per_second, bytes: mapped, kernel_ns, page_faults, threshold_bytes } => {
             let above = threshold_bytes.map_or_else(String::new, |threshold| {
                 format!(", since their blocks are not below {}", bytes(threshold))
             });
             format!(
                 "{} chunks ({} a second, {} in all) were mapped by mmap and unmapped again within a second{above}: each costs \
-                 two system calls and a page fault for every page it touches. mmap and munmap took {} for it.",
+                 two system calls and a page fault for every page it touches. mmap and munmap took {} for all mapped chunks{}.",
                 count(*chunks),
                 count(*per_second),
                 bytes(*mapped),
                 nanoseconds(*kernel_ns),
+                page_faults.map_or_else(String::new, |faults| format!(", which took {} page faults", count(faults))),
             )
         }
         Finding::HeapNotRead { why: Some(why) } => {
@@ -168,6 +169,9 @@ pub(crate) fn assumption(assumption: Assumption) -> String {
         Assumption::SameRequests => "the program asks for the same blocks again".to_owned(),
         Assumption::TouchedPercent(percent) => {
             format!("{percent} % of a large block's pages are touched, as of those that are free now")
+        }
+        Assumption::FaultsPercent(percent) => {
+            format!("mapped chunks take a page fault for {percent} % of their pages, as those that were watched did")
         }
         Assumption::AllTouched => "every page of a large block is touched".to_owned(),
         Assumption::FreeFromLarge => {

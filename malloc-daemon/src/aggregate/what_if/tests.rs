@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::aggregate::heap::{Arena, Free, FreeSizes};
-use crate::aggregate::model::{ChunkEnds, Count, FunctionCount};
+use crate::aggregate::model::{ChunkEnds, ChunkFaults, Count, FaultsTotal, FunctionCount};
 use crate::report::sample;
 
 /// A thousand blocks of 200,000 bytes, the threshold raised above them by one of a MiB, and its heap.
@@ -123,6 +123,7 @@ fn churning(sizes: &[(u64, u64)]) -> Process {
     crossings.sizes = sample::buckets(sizes);
     let churned = Count { calls, bytes: crossings.count.bytes };
     crossings.ends = Some(ChunkEnds { churned, ..ChunkEnds::default() });
+    crossings.faults = None;
     let heap = Heap { max_mmapped_bytes: 819_200, ..sample::heap() };
     process.heap = Some(Arc::new(heap));
     process
@@ -136,6 +137,18 @@ fn churned_chunks_would_stay_in_the_heap() {
     // 50 pages a thousand times, and then 200 once.
     assert_eq!(estimate.faults.about, 200 - 50_000);
     assert_eq!(estimate.retained.map(|change| change.about), Some(819_200 + 131_072));
+}
+
+#[test]
+fn page_faults_that_were_counted_take_the_place_of_an_assumption() {
+    let mut process = churning(&[(204_800, 1_000)]);
+    let crossings = process.crossings.as_mut().expect("crossings");
+    let total = FaultsTotal { faults: 10_000, coverage_ppm: 500_000, interval_95: (9_000, 11_000) };
+    crossings.faults = Some(ChunkFaults { total: Some(total), ..ChunkFaults::default() });
+    let estimate = only(&process);
+    assert_eq!(estimate.faults.about, (200 - 50_000) / 5);
+    assert!(estimate.faults.low <= estimate.faults.about && estimate.faults.about <= estimate.faults.high);
+    assert!(estimate.assumptions.contains(&Assumption::FaultsPercent(20)));
 }
 
 #[test]

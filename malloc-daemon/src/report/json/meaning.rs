@@ -131,11 +131,12 @@ fn numbers(finding: &Finding) -> BTreeMap<String, u64> {
             ("system_bytes", Some(*system_bytes)),
             ("trim_bytes", Some(*trim_bytes)),
         ],
-        Finding::Churn { chunks, per_second, bytes, kernel_ns, threshold_bytes } => vec![
+        Finding::Churn { chunks, per_second, bytes, kernel_ns, page_faults, threshold_bytes } => vec![
             ("chunks", Some(*chunks)),
             ("per_second", Some(*per_second)),
             ("bytes", Some(*bytes)),
             ("kernel_ns", Some(*kernel_ns)),
+            ("page_faults", *page_faults),
             ("threshold_bytes", *threshold_bytes),
         ],
         Finding::HeapNotRead { .. } | Finding::NothingNotable => Vec::new(),
