@@ -153,7 +153,10 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
     }
     let keep = if observer.attaches_many() { privileges::Keep::Observing } else { privileges::Keep::Starting };
     privileges::keep_or_say(keep);
-    observer.probe_everything()?;
+    observer.probe_everything(&|| is_over(&posts.woken))?;
+    if is_over(&posts.woken) {
+        return Ok(());
+    }
     select(&mut observer, &wishes.deep);
     let first = observer.collect();
     observer.probe_selected(&first);
@@ -202,6 +205,13 @@ fn select(observer: &mut Observer, deep: &Deep) {
     for pid in observer.select(deep.clone()) {
         tracing::warn!(pid, "there is no such process");
     }
+}
+
+/// Whether the end has come, without waiting for it.
+fn is_over(woken: &UnixStream) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(woken.as_fd(), PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
 
 /// Waits for events, for a change, for `next`, or for the end; true when the end has come.

@@ -49,7 +49,7 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
         (None, true) => {
             let depth = args.depth.unwrap_or(Depth::Sysmalloc);
             let mut observer = Observer::start(recording(depth, Selection::Everything, false))?;
-            observer.probe_everything()?;
+            observer.probe_everything(&|| false)?;
             eprintln!("malloc-daemon: recording all processes at depth {depth}; Ctrl-C ends it");
             let deadline = args.duration.map(|duration| Instant::now() + duration);
             watch_and_collect(&mut observer, None, &mut signals, deadline)?;

@@ -237,13 +237,13 @@ impl Observer {
     }
 
     /// Probes the files of all processes, for all their users. At depth `syscall` there is none to probe, and the
-    /// processes are known all the same.
+    /// processes are known all the same. It ends early once `is_over` says so.
     ///
     /// # Errors
     ///
     /// When /proc cannot be listed.
-    pub fn probe_everything(&mut self) -> Result<(), HostError> {
-        for pid in process::pids()? {
+    pub fn probe_everything(&mut self, is_over: &dyn Fn() -> bool) -> Result<(), HostError> {
+        for pid in process::pids()?.into_iter().take_while(|_| !is_over()) {
             let is_known = match self.options.depth {
                 Depth::Syscall => matches!(process::exe(pid), Ok(Some(_))),
                 depth => matches!(self.serving(pid, Some((Scope::AllProcesses, depth))), Ok(Some(_))),

@@ -91,7 +91,7 @@ impl Observer {
     pub fn deepen(&mut self, depth: Depth) -> Result<(), HostError> {
         if depth > self.options.depth {
             self.options.depth = depth;
-            self.probe_everything()?;
+            self.probe_everything(&|| false)?;
         }
         Ok(())
     }
