@@ -34,6 +34,8 @@ pub struct Selection {
     pub setup: bool,
     /// Print the document instead of writing it.
     pub dry: bool,
+    /// Measure this daemon instead of building one.
+    pub daemon: Option<PathBuf>,
 }
 
 /// No round begins that would end after this, by the length of the one before. With building the daemon left out, a
@@ -67,14 +69,15 @@ pub fn bench(workspace: &Workspace, selection: &Selection) -> Result<()> {
         };
         bail!("every observer here attaches probes to the whole machine, which needs root: {why}");
     }
-    shell::run(shell::cargo().current_dir(&workspace.root).args([
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "malloc-daemon",
-    ]))?;
-    let place = Place::new(workspace)?;
+    let daemon = match &selection.daemon {
+        Some(daemon) => daemon.clone(),
+        None => {
+            let build = ["build", "--locked", "--release", "--package", "malloc-daemon"];
+            shell::run(shell::cargo().current_dir(&workspace.root).args(build))?;
+            workspace.daemon_binary()
+        }
+    };
+    let place = Place::new(workspace, daemon)?;
     let results = measure(&place, selection.quick)?;
     let text = document::render(&place, &results);
     if selection.dry {
@@ -98,7 +101,7 @@ pub struct Place {
 }
 
 impl Place {
-    fn new(workspace: &Workspace) -> Result<Self> {
+    fn new(workspace: &Workspace, daemon: PathBuf) -> Result<Self> {
         let folder = workspace.target.join("bench");
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let maps = fs::read_to_string("/proc/self/maps").context("cannot read this program's own mappings")?;
@@ -107,7 +110,7 @@ impl Place {
         let is_libc =
             |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libc.so"));
         let libc = libc.into_iter().find(is_libc).context("this program maps no libc.so: nothing to compare on")?;
-        let place = Self { daemon: workspace.daemon_binary(), folder, libc };
+        let place = Self { daemon, folder, libc };
         workloads::prepare(&place)?;
         Ok(place)
     }

@@ -92,6 +92,9 @@ enum Task {
         /// Print the document and leave the file as it is.
         #[arg(long)]
         dry: bool,
+        /// Measure this daemon instead of building one.
+        #[arg(long, value_name = "FILE")]
+        daemon: Option<PathBuf>,
     },
     /// Build and start the daemon, show what it answers, and keep it running until ctrl-c.
     Run {
@@ -112,8 +115,9 @@ fn main() -> ExitCode {
         Task::Ebpf { budgets: true, .. } => Workspace::find().and_then(|workspace| ebpf::budgets::rewrite(&workspace)),
         Task::Ebpf { output, .. } => Workspace::find().and_then(|workspace| ebpf::write(&workspace, output.as_deref())),
         Task::Soak { minutes } => Workspace::find().and_then(|workspace| soak::soak(&workspace, minutes)),
-        Task::Bench { quick, setup, dry } => {
-            Workspace::find().and_then(|workspace| bench::bench(&workspace, &bench::Selection { quick, setup, dry }))
+        Task::Bench { quick, setup, dry, daemon } => {
+            let selection = bench::Selection { quick, setup, dry, daemon };
+            Workspace::find().and_then(|workspace| bench::bench(&workspace, &selection))
         }
         Task::Tidy => Workspace::find().and_then(|workspace| tidy::tidy(&workspace)),
         Task::Test { no_kernel, filter } => {
