@@ -34,6 +34,29 @@ pub struct Build {
     pub version: String,
 }
 
+/// A libc that programs of this machine can be run with.
+pub struct Installed {
+    /// Its dynamic loader.
+    pub loader: PathBuf,
+    /// Where it, `libc.so.6` and `libpthread.so.0` lie: the loader's `--library-path`.
+    pub directory: PathBuf,
+    /// The packages' version.
+    pub version: String,
+}
+
+/// Fetches and unpacks the libc of `suite` for x86-64, debug file and all.
+///
+/// # Errors
+/// A sentence that says what could not be fetched or unpacked.
+pub fn installed(suite: &str) -> Result<Installed, String> {
+    let [arch, _] = ARCHES;
+    let unpacked = unpacked(suite, arch)?;
+    let directory = libraries(&unpacked, arch)?.canonicalize().map_err(|error| error.to_string())?;
+    let loader = directory.join("ld-linux-x86-64.so.2");
+    let version = fs::read_to_string(unpacked.join("version")).unwrap_or_default();
+    if loader.exists() { Ok(Installed { loader, directory, version }) } else { Err("there is no loader".to_owned()) }
+}
+
 /// `target/libcs`
 fn workplace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/libcs")
@@ -44,17 +67,9 @@ fn workplace() -> PathBuf {
 /// # Errors
 /// A sentence that says what could not be fetched or unpacked.
 pub fn build(suite: &str, arch: Arch) -> Result<Build, String> {
-    let unpacked = workplace().join(format!("{suite}-{}", arch.name));
-    let complete = unpacked.join("complete");
-    if !complete.exists() {
-        let _ = fs::remove_dir_all(&unpacked);
-        fetch(suite, arch, &unpacked)?;
-        fs::write(&complete, "").map_err(|error| format!("{}: {error}", complete.display()))?;
-    }
+    let unpacked = unpacked(suite, arch)?;
     let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
-    let places = ["lib", "usr/lib"].map(|root| unpacked.join(root).join(arch.triplet).join("libc.so.6"));
-    let libc = places.iter().find(|path| path.exists()).ok_or("the package has no libc.so.6")?;
-    let libc = read(libc)?;
+    let libc = read(&libraries(&unpacked, arch)?.join("libc.so.6"))?;
     let id = malloc_daemon::targets::elf::build_id(&*libc).ok_or("libc.so.6 has no build id")?.to_string();
     let (front, rest) = id.split_at_checked(2).ok_or("the build id is too short")?;
     let debug = read(&unpacked.join(format!("usr/lib/debug/.build-id/{front}/{rest}.debug")))?;
@@ -62,9 +77,46 @@ pub fn build(suite: &str, arch: Arch) -> Result<Build, String> {
     Ok(Build { libc, debug, version })
 }
 
-fn fetch(suite: &str, arch: Arch, unpacked: &Path) -> Result<(), String> {
+/// Fetches and unpacks a program of `suite` for x86-64; the folder that stands for its root.
+///
+/// # Errors
+/// A sentence that says what could not be fetched or unpacked.
+pub fn package(suite: &str, name: &str) -> Result<PathBuf, String> {
+    unpacked_as(&format!("{suite}-{name}"), suite, ARCHES[0], &[name])
+}
+
+fn unpacked(suite: &str, arch: Arch) -> Result<PathBuf, String> {
+    unpacked_as(&format!("{suite}-{}", arch.name), suite, arch, &["libc6", "libc6-dbg"])
+}
+
+fn unpacked_as(folder: &str, suite: &str, arch: Arch, names: &[&str]) -> Result<PathBuf, String> {
+    let unpacked = workplace().join(folder);
+    let complete = unpacked.join("complete");
+    if !complete.exists() {
+        // Tests run at the same time: one fetches, the others wait and find it there.
+        let failed = |error: std::io::Error| format!("{}: {error}", workplace().display());
+        fs::create_dir_all(workplace()).map_err(failed)?;
+        let lock = fs::File::create(workplace().join("lock")).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        if !complete.exists() {
+            let _ = fs::remove_dir_all(&unpacked);
+            fetch(suite, arch, names, &unpacked)?;
+            fs::write(&complete, "").map_err(failed)?;
+        }
+    }
+    Ok(unpacked)
+}
+
+fn libraries(unpacked: &Path, arch: Arch) -> Result<PathBuf, String> {
+    let places = ["lib", "usr/lib"].map(|root| unpacked.join(root).join(arch.triplet));
+    let found = places.into_iter().find(|path| path.join("libc.so.6").exists());
+    found.ok_or_else(|| "the package has no libc.so.6".to_owned())
+}
+
+fn fetch(suite: &str, arch: Arch, names: &[&str], unpacked: &Path) -> Result<(), String> {
     let state = workplace().join("apt").join(suite);
-    let downloads = state.join("downloads").join(arch.name);
+    // What another package left there would be unpacked too.
+    let downloads = state.join("downloads").join(arch.name).join(names.join("-"));
     let folders =
         ["etc/apt.conf.d", "etc/preferences.d", "etc/sources.list.d", "state/lists/partial", "cache/archives/partial"];
     for folder in folders.map(|folder| state.join(folder)).iter().chain([&downloads, &unpacked.to_owned()]) {
@@ -79,7 +131,7 @@ fn fetch(suite: &str, arch: Arch, unpacked: &Path) -> Result<(), String> {
         run(Command::new("apt-get").args(&options).arg("update"))?;
         write(&updated, "")?;
     }
-    let packages = ["libc6", "libc6-dbg"].map(|package| format!("{package}:{}", arch.name));
+    let packages = names.iter().map(|package| format!("{package}:{}", arch.name));
     run(Command::new("apt-get").args(&options).arg("download").args(packages).current_dir(&downloads))?;
     let entries = fs::read_dir(&downloads).map_err(|error| format!("{}: {error}", downloads.display()))?;
     for entry in entries.flatten() {
