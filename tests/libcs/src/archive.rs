@@ -34,6 +34,29 @@ pub struct Build {
     pub version: String,
 }
 
+/// A libc that programs of this machine can be run with.
+pub struct Installed {
+    /// Its dynamic loader.
+    pub loader: PathBuf,
+    /// Where it, `libc.so.6` and `libpthread.so.0` lie: the loader's `--library-path`.
+    pub directory: PathBuf,
+    /// The packages' version.
+    pub version: String,
+}
+
+/// Fetches and unpacks the libc of `suite` for x86-64, debug file and all.
+///
+/// # Errors
+/// A sentence that says what could not be fetched or unpacked.
+pub fn installed(suite: &str) -> Result<Installed, String> {
+    let [arch, _] = ARCHES;
+    let unpacked = unpacked(suite, arch)?;
+    let directory = libraries(&unpacked, arch)?.canonicalize().map_err(|error| error.to_string())?;
+    let loader = directory.join("ld-linux-x86-64.so.2");
+    let version = fs::read_to_string(unpacked.join("version")).unwrap_or_default();
+    if loader.exists() { Ok(Installed { loader, directory, version }) } else { Err("there is no loader".to_owned()) }
+}
+
 /// `target/libcs`
 fn workplace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/libcs")
@@ -44,22 +67,38 @@ fn workplace() -> PathBuf {
 /// # Errors
 /// A sentence that says what could not be fetched or unpacked.
 pub fn build(suite: &str, arch: Arch) -> Result<Build, String> {
-    let unpacked = workplace().join(format!("{suite}-{}", arch.name));
-    let complete = unpacked.join("complete");
-    if !complete.exists() {
-        let _ = fs::remove_dir_all(&unpacked);
-        fetch(suite, arch, &unpacked)?;
-        fs::write(&complete, "").map_err(|error| format!("{}: {error}", complete.display()))?;
-    }
+    let unpacked = unpacked(suite, arch)?;
     let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
-    let places = ["lib", "usr/lib"].map(|root| unpacked.join(root).join(arch.triplet).join("libc.so.6"));
-    let libc = places.iter().find(|path| path.exists()).ok_or("the package has no libc.so.6")?;
-    let libc = read(libc)?;
+    let libc = read(&libraries(&unpacked, arch)?.join("libc.so.6"))?;
     let id = malloc_daemon::targets::elf::build_id(&*libc).ok_or("libc.so.6 has no build id")?.to_string();
     let (front, rest) = id.split_at_checked(2).ok_or("the build id is too short")?;
     let debug = read(&unpacked.join(format!("usr/lib/debug/.build-id/{front}/{rest}.debug")))?;
     let version = fs::read_to_string(unpacked.join("version")).unwrap_or_default();
     Ok(Build { libc, debug, version })
+}
+
+fn unpacked(suite: &str, arch: Arch) -> Result<PathBuf, String> {
+    let unpacked = workplace().join(format!("{suite}-{}", arch.name));
+    let complete = unpacked.join("complete");
+    if !complete.exists() {
+        // Tests run at the same time: one fetches, the others wait and find it there.
+        let failed = |error: std::io::Error| format!("{}: {error}", workplace().display());
+        fs::create_dir_all(workplace()).map_err(failed)?;
+        let lock = fs::File::create(workplace().join("lock")).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        if !complete.exists() {
+            let _ = fs::remove_dir_all(&unpacked);
+            fetch(suite, arch, &unpacked)?;
+            fs::write(&complete, "").map_err(failed)?;
+        }
+    }
+    Ok(unpacked)
+}
+
+fn libraries(unpacked: &Path, arch: Arch) -> Result<PathBuf, String> {
+    let places = ["lib", "usr/lib"].map(|root| unpacked.join(root).join(arch.triplet));
+    let found = places.into_iter().find(|path| path.join("libc.so.6").exists());
+    found.ok_or_else(|| "the package has no libc.so.6".to_owned())
 }
 
 fn fetch(suite: &str, arch: Arch, unpacked: &Path) -> Result<(), String> {
