@@ -4,6 +4,8 @@ use crate::chunk::{Chunk, WATCHES, Watch};
 use crate::function::{Function, SIZED_FUNCTIONS};
 use crate::histogram::BUCKETS;
 pub use crate::origin::{ALL_ORIGINS, ORIGINS, Origin, SYSCALLS, Syscall};
+pub use crate::sample::{SAVED_REGISTERS, STACK_BYTES, Sample, SampleRegisters, sample_from_bytes};
+use crate::site::{HEAP_EVENTS, HeapEvent};
 
 /// What a histogram of a process counts. The discriminants index [`Slot::series`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,10 +110,12 @@ pub enum Counter {
     SlowHits,
     /// Hits of probes on branches to system calls.
     BranchHits,
+    /// What a static probe told.
+    Told(HeapEvent),
 }
 
 /// How many counters a process has.
-pub const COUNTERS: usize = 2 + 2 * SIZED_FUNCTIONS + 4 + 2 * ORIGINS + 5 + 7 + 4 + 3;
+pub const COUNTERS: usize = 2 + 2 * SIZED_FUNCTIONS + 4 + 2 * ORIGINS + 5 + 7 + 4 + 3 + HEAP_EVENTS;
 
 impl Counter {
     /// The index in [`Slot::counters`].
@@ -150,6 +154,7 @@ impl Counter {
             Counter::IdleHits => REST + 16,
             Counter::SlowHits => REST + 17,
             Counter::BranchHits => REST + 18,
+            Counter::Told(event) => REST + 19 + event as usize,
         }
     }
 }
@@ -309,27 +314,6 @@ pub struct Event {
     pub values: [u64; 10],
 }
 
-/// Bytes of the user stack that a sample copies at most.
-pub const STACK_BYTES: usize = 16 << 10;
-
-/// A rare event with the registers and the top of the stack of the thread it happened in, to be unwound by the daemon.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// What happened.
-    pub event: Event,
-    /// Instruction pointer.
-    pub ip: u64,
-    /// Stack pointer: the address of `stack[0]`.
-    pub sp: u64,
-    /// Frame pointer register.
-    pub bp: u64,
-    /// How many bytes of `stack` were read.
-    pub stack_bytes: u64,
-    /// The stack, upwards from `sp`.
-    pub stack: [u8; STACK_BYTES],
-}
-
 /// 64-bit words of a [`Slot`].
 pub const SLOT_WORDS: usize = size_of::<Slot>() / 8;
 /// 64-bit words of a [`Histogram`].
@@ -407,28 +391,15 @@ impl Event {
     }
 }
 
-/// A sample from the bytes of a ring entry: the event, the three registers, the stack that was read.
-#[must_use]
-pub fn sample_from_bytes(bytes: &[u8]) -> Option<(Event, [u64; 3], &[u8])> {
-    let event = Event::from_bytes(bytes)?;
-    let word = |n: usize| {
-        let at = EVENT_BYTES + 8 * n;
-        Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
-    };
-    let stack = bytes.get(EVENT_BYTES + 32..)?;
-    let length = usize::try_from(word(3)?).ok()?.min(stack.len());
-    Some((event, [word(0)?, word(1)?, word(2)?], stack.get(..length)?))
-}
-
 const _: () = {
     assert!(size_of::<Slot>() == 104 + WATCHES * size_of::<Watch>() + SERIES * 4 + COUNTERS * 8);
     assert!(size_of::<Slot>().is_multiple_of(8));
     assert!(size_of::<Histogram>() == 8 * (1 + BUCKETS));
     assert!(size_of::<Flight>() == 8 * 17 + 16 + size_of::<Chunk>());
     assert!(size_of::<Event>() == 24 + 16 + 80);
-    assert!(size_of::<Sample>() == size_of::<Event>() + 32 + STACK_BYTES);
+    assert!(size_of::<Sample>() == size_of::<Event>() + 32 + 8 * SAVED_REGISTERS + STACK_BYTES);
+    assert!(Counter::Told(HeapEvent::SbrkLess).index() + 1 == COUNTERS);
     assert!(Series::ChunkFaults.index() + 1 == SERIES);
-    assert!(Counter::BranchHits.index() + 1 == COUNTERS);
 };
 
 #[cfg(test)]
@@ -483,6 +454,7 @@ mod tests {
             Counter::SlowHits,
             Counter::BranchHits,
         ];
+        all.extend(HeapEvent::ALL.map(Counter::Told));
         for f in crate::function::ALL.into_iter().filter(|f| *f != Function::Free) {
             all.extend([Counter::Failed(f), Counter::FailedTransfer(f)]);
         }

@@ -11,6 +11,7 @@ pub const MAP_NAMES: &[&str] = &[
     "PROCESSES",
     "RECENT",
     "TARGETS",
+    "INHERITED",
     "FLIGHTS",
     "CHUNKS",
     "FREE_SLOTS",
@@ -28,6 +29,7 @@ pub const PROGRAM_NAMES: &[&str] = &[
     "slow",
     "branch",
     "blank",
+    "told",
     "enter_mmap",
     "enter_munmap",
     "enter_mremap",
@@ -43,7 +45,7 @@ pub const PROGRAM_NAMES: &[&str] = &[
 ];
 
 /// Images of processes counted at one time, ended ones included until they are collected:
-/// 4,096 x 928 bytes = 3.6 MiB.
+/// 4,096 x 1,024 bytes = 4 MiB.
 pub const SLOTS_DEFAULT: u32 = 4096;
 
 /// Hints from a process id to its slot, a power of two: 4,096 x 8 bytes (the kernel rounds up) = 32 KiB.
@@ -64,10 +66,14 @@ pub const CHUNKS_DEFAULT: u32 = 32768;
 /// Processes chosen for recording, with their threads and children: 16,384 x 72 bytes = 1.1 MiB.
 pub const TARGETS_DEFAULT: u32 = 16384;
 
+/// Children that have not done anything yet, with the threshold they were forked with: 1,024 x (16 bytes + the kernel's
+/// 72) = 88 KiB. The oldest go first.
+pub const INHERITED: u32 = 1024;
+
 /// Bytes of the event ring: 8,192 events of 128 bytes.
 pub const EVENTS_BYTES: u32 = 1 << 20;
 
-/// Bytes of the ring of samples: 124 samples of 16.5 KiB.
+/// Bytes of the ring of samples: 124 samples of 16.6 KiB.
 pub const SAMPLES_BYTES: u32 = 2 << 20;
 
 /// Upper bound of the kernel memory of all maps, bytes, for these capacities. A preallocated hash
@@ -83,6 +89,7 @@ pub const fn kernel_bytes(slots: u64, histograms: u64, flights: u64, chunks: u64
         + events
         + SAMPLES_BYTES as u64
         + 8 * RECENT_SLOTS as u64
+        + INHERITED as u64 * (16 + 8 + ENTRY)
 }
 
 const _: () = {
@@ -94,7 +101,7 @@ const _: () = {
             CHUNKS_DEFAULT as u64,
             TARGETS_DEFAULT as u64,
             EVENTS_BYTES as u64
-        ) < 40 << 20
+        ) < 41 << 20
     );
     let mut i = 0;
     while i < MAP_NAMES.len() {

@@ -1,6 +1,7 @@
 //! What a probe at one instruction stands for, packed into the attach cookie of that probe.
 
 use crate::function::Function;
+pub use crate::heap_event::{HEAP_EVENTS, HeapEvent};
 
 /// What it means when a thread reaches an instruction that carries a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +37,10 @@ pub enum Role {
     Grow,
     /// A branch to `sbrk` (or `__glibc_morecore`) that trims the main heap.
     Trim,
+    /// A static probe: a free has just raised the mmap threshold to what a register holds.
+    Raise,
+    /// Another static probe of the allocator.
+    Told(HeapEvent),
 }
 
 /// Where the fields of `struct malloc_par` (`mp_`) lie; the first three (`trim_threshold`, `top_pad`,
@@ -109,10 +114,42 @@ impl MpLayout {
     }
 }
 
+/// The index of a 64-bit word in the kernel's `struct pt_regs`, below [`PtRegsWord::COUNT`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PtRegsWord(u8);
+
+impl PtRegsWord {
+    /// The words that hold general registers, on the larger machine: aarch64's x0 to x30 and its stack pointer.
+    pub const COUNT: u8 = 32;
+
+    /// The word of x86-64's general register by its number in the instruction set (0 `rax`, 7 `rdi`, 15 `r15`).
+    /// `arch/x86/include/asm/ptrace.h`, which user space sees as `user_regs_struct`.
+    #[must_use]
+    pub const fn x86_64(register: u8) -> Option<Self> {
+        const WORDS: [u8; 16] = [10, 11, 12, 5, 19, 4, 13, 14, 9, 8, 7, 6, 3, 2, 1, 0];
+        if register < 16 { Some(Self(WORDS[register as usize])) } else { None }
+    }
+
+    /// The word of aarch64's `x0` to `x30`; 31 is the stack pointer.
+    #[must_use]
+    pub const fn aarch64(register: u8) -> Option<Self> {
+        if register < Self::COUNT { Some(Self(register)) } else { None }
+    }
+
+    /// Bytes from the start of `pt_regs`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn offset(self) -> u32 {
+        self.0 as u32 * 8
+    }
+}
+
 /// The cookie of one probe: its role, and how to reach `mp_` from the probed instruction.
 ///
-/// Bits 0..8 role, 8..16 function, 16..24 layout of `mp_`, 32..64 signed distance from the probed
-/// instruction to `mp_` (both in one ELF file, so it fits; 0: not known).
+/// Bits 0..8 role, 8..16 function or event, 16..24 layout of `mp_`, 24..31 which word of the kernel's `pt_regs` holds
+/// the value that the role is about, plus one (0: the first argument's register), 31 set where the file tells of
+/// raises by a static probe, 32..64 signed distance from the probed instruction to `mp_` (both in one ELF file, so it
+/// fits; 0: not known).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cookie(pub u64);
 
@@ -136,6 +173,8 @@ impl Cookie {
             Role::RemapChunk => (13, 0),
             Role::Grow => (14, 0),
             Role::Trim => (15, 0),
+            Role::Raise => (16, 0),
+            Role::Told(event) => (17, event as u64),
         };
         Self(code | function << 8)
     }
@@ -143,10 +182,51 @@ impl Cookie {
     /// Adds the way to `mp_`: `distance` is `mp_` minus the probed instruction, in bytes.
     #[must_use]
     pub const fn with_mp(self, layout: MpLayout, distance: i32) -> Self {
-        Self(self.0 & 0xffff | (layout as u64) << 16 | (distance as u32 as u64) << 32)
+        Self(self.0 & 0xff00_ffff | (layout as u64) << 16 | (distance as u32 as u64) << 32)
     }
 
-    /// The role; `None` for a cookie this version did not make.
+    /// Names the word of `pt_regs` that holds the value.
+    #[must_use]
+    pub const fn with_word(self, word: PtRegsWord) -> Self {
+        Self(self.0 & !0x7f00_0000 | (word.0 as u64 + 1) << 24)
+    }
+
+    /// Says that raises are told by a static probe, and are not to be looked for in `mp_`.
+    #[must_use]
+    pub const fn with_raises_told(self) -> Self {
+        Self(self.0 | 1 << 31)
+    }
+
+    /// The word of `pt_regs` that holds the value; `None`: it is the first argument.
+    #[must_use]
+    #[inline(always)]
+    pub const fn word(self) -> Option<PtRegsWord> {
+        match (self.0 >> 24) as u8 & 0x7f {
+            0 => None,
+            word => Some(PtRegsWord(word - 1)),
+        }
+    }
+
+    /// Whether raises are told by a static probe.
+    #[must_use]
+    #[inline(always)]
+    pub const fn raises_told(self) -> bool {
+        self.0 >> 31 & 1 == 1
+    }
+
+    /// The role of a static probe. Apart from [`Cookie::role`], so that the programs of other probes need not tell so many
+    /// roles apart.
+    #[must_use]
+    #[inline(always)]
+    pub const fn told(self) -> Option<Role> {
+        match (self.0 as u8, HeapEvent::from_index((self.0 >> 8) as u8)) {
+            (16, _) => Some(Role::Raise),
+            (17, Some(event)) => Some(Role::Told(event)),
+            _ => None,
+        }
+    }
+
+    /// The role, unless it is that of a static probe; `None` for a cookie this version did not make.
     #[must_use]
     #[inline(always)]
     pub const fn role(self) -> Option<Role> {
@@ -272,16 +352,39 @@ mod tests {
             Role::Grow,
             Role::Trim,
         ];
+        let told = HeapEvent::ALL.map(Role::Told).into_iter().chain([Role::Raise]);
+        for role in told {
+            assert_eq!((Cookie::new(role).told(), Cookie::new(role).role()), (Some(role), None));
+        }
         for f in function::ALL {
             roles.push(Role::Call(f));
             roles.push(Role::Transfer(f));
         }
         for role in roles {
-            assert_eq!(Cookie::new(role).role(), Some(role));
+            assert_eq!((Cookie::new(role).role(), Cookie::new(role).told()), (Some(role), None));
             assert_eq!(Cookie::new(role).with_mp(MpLayout::From235, -4096).role(), Some(role));
         }
         assert_eq!(Cookie(0).role(), None);
         assert_eq!(Cookie(0x6301).role(), None);
+    }
+
+    #[test]
+    fn no_part_of_a_cookie_disturbs_another() {
+        let word = PtRegsWord::x86_64(7).expect("rdi");
+        let cookie = Cookie::new(Role::Raise).with_word(word).with_raises_told().with_mp(MpLayout::From243, -4096);
+        assert_eq!(cookie.told(), Some(Role::Raise));
+        assert_eq!(cookie.word(), Some(word));
+        assert_eq!(word.offset(), 14 * 8);
+        assert!(cookie.raises_told());
+        assert_eq!(cookie.mp(0x2000), Some((MpLayout::From243, 0x1000)));
+        assert_eq!(
+            cookie,
+            Cookie::new(Role::Raise).with_mp(MpLayout::From243, -4096).with_raises_told().with_word(word)
+        );
+        let plain = Cookie::new(Role::Told(HeapEvent::SbrkLess));
+        assert_eq!((plain.word(), plain.raises_told()), (None, false));
+        assert_eq!(PtRegsWord::x86_64(16), None);
+        assert_eq!(PtRegsWord::aarch64(32), None);
     }
 
     #[test]

@@ -1,30 +1,28 @@
 //! Implements the tracker's `Kernel` with BPF helpers.
 
-use core::ffi::c_void;
-
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::bindings::pt_regs;
-use aya_ebpf::helpers::generated::bpf_probe_read_user as bpf_probe_read_user_raw;
 use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
     bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs,
 };
 use malloc_common::abi::{
-    COUNTERS, Counter, Event, Flight, Origin, SERIES, SLOT_EXITED, SLOT_LIVE, STACK_BYTES, Sample, Series, Slot,
+    COUNTERS, Counter, Event, Flight, Origin, SERIES, SLOT_EXITED, SLOT_LIVE, Sample, Series, Slot,
 };
 use malloc_common::chunk::{Chunk, ChunkKey, WATCHES, Watch};
 use malloc_common::histogram::{self, BUCKETS};
 use malloc_common::loss::Loss;
 use malloc_common::maps::RECENT_SLOTS;
-use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD, MpLayout};
+use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD, MpLayout, PtRegsWord};
 use malloc_common::tracker::{FIRST_SAMPLES, HistogramId, Kernel, Mp, Registers, SAMPLE_EVERY_NS, SlotId};
 
 use crate::machine;
 use crate::maps::{
-    CHUNKS, EVENTS, FLIGHTS, FREE_HISTS, FREE_SLOTS, HISTOGRAMS, LOST, PROCESSES, RECENT, SAMPLES, SLOTS, TARGETS,
-    ZERO_FLIGHT,
+    CHUNKS, EVENTS, FLIGHTS, FREE_HISTS, FREE_SLOTS, HISTOGRAMS, INHERITED, LOST, PROCESSES, RECENT, SAMPLES, SLOTS,
+    TARGETS, ZERO_FLIGHT,
 };
+use crate::stack::{copy_stack, frame, saved};
 
 /// 1: every process is counted; 0: those in `TARGETS`.
 #[unsafe(no_mangle)]
@@ -63,48 +61,6 @@ pub fn registers(regs: *const pt_regs) -> Registers {
     return Registers { arguments: [r.regs[0], r.regs[1], r.regs[2]], sp: r.sp, ip: r.pc };
     #[cfg(not(bpf_target_arch = "aarch64"))]
     return Registers { arguments: [r.rdi, r.rsi, r.rdx], sp: r.rsp, ip: r.rip };
-}
-
-/// Instruction, stack and frame pointer.
-#[inline(always)]
-fn frame(r: &pt_regs) -> (u64, u64, u64) {
-    #[cfg(bpf_target_arch = "aarch64")]
-    return (r.pc, r.sp, r.regs[29]);
-    #[cfg(not(bpf_target_arch = "aarch64"))]
-    return (r.rip, r.rsp, r.rbp);
-}
-
-/// Copies the stack from `sp` upwards: the whole of [`STACK_BYTES`] or, where the stack ends before that, half of it,
-/// and half again. Returns how many bytes were copied.
-///
-/// # Safety
-///
-/// `to` has room for [`STACK_BYTES`].
-#[inline(always)]
-unsafe fn copy_stack(to: *mut c_void, sp: u64) -> u64 {
-    const SIZES: [u32; 7] = [16384, 8192, 4096, 2048, 1024, 512, 256];
-    const { assert!(SIZES[0] as usize == STACK_BYTES) };
-    let from = sp as *const c_void;
-    // SAFETY: the helper checks the source and writes no more than the size.
-    let copied = |size: u32| unsafe { bpf_probe_read_user_raw(to, size, from) } == 0;
-    // Spelled out: the verifier wants every size to be a constant.
-    if copied(SIZES[0]) {
-        u64::from(SIZES[0])
-    } else if copied(SIZES[1]) {
-        u64::from(SIZES[1])
-    } else if copied(SIZES[2]) {
-        u64::from(SIZES[2])
-    } else if copied(SIZES[3]) {
-        u64::from(SIZES[3])
-    } else if copied(SIZES[4]) {
-        u64::from(SIZES[4])
-    } else if copied(SIZES[5]) {
-        u64::from(SIZES[5])
-    } else if copied(SIZES[6]) {
-        u64::from(SIZES[6])
-    } else {
-        0
-    }
 }
 
 /// The process id of a task, for programs that are handed one.
@@ -236,6 +192,7 @@ impl Kernel for Bpf {
             (*slot).start_ns = read_kernel::<u64>(leader, &OFF_START_TIME).unwrap_or(0);
             (*slot).first_ns = self.now_ns();
             (*slot).comm = self.comm();
+            (*slot).threshold = INHERITED.get_ptr(&tgid).map_or(0, |threshold| *threshold);
             (*slot).state = SLOT_LIVE;
         }
         if PROCESSES.insert(&tgid, &id, u64::from(BPF_NOEXIST)).is_ok() {
@@ -278,6 +235,22 @@ impl Kernel for Bpf {
             (*slot).threshold_ns = self.now_ns();
             before
         }
+    }
+
+    #[inline(always)]
+    fn bequeath(&self, slot: SlotId, child: u32) {
+        if let Some(slot) = SLOTS.get_ptr(slot) {
+            // SAFETY: an aligned word of a map value.
+            let threshold = unsafe { (*slot).threshold };
+            if threshold != 0 {
+                let _ = INHERITED.insert(&child, &threshold, 0);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn disinherit(&self, tgid: u32) {
+        let _ = INHERITED.remove(&tgid);
     }
 
     #[inline(always)]
@@ -440,6 +413,7 @@ impl Kernel for Bpf {
             (*at).ip = ip;
             (*at).sp = sp;
             (*at).bp = bp;
+            (*at).saved = saved(&regs);
             (*at).stack_bytes = copy_stack((&raw mut (*at).stack).cast(), sp);
         }
         entry.submit(0);
@@ -458,6 +432,15 @@ impl Kernel for Bpf {
             (*slot).sampled_ns = now_ns;
             Some(nth)
         }
+    }
+
+    #[inline(always)]
+    fn user_register(&self, word: PtRegsWord) -> Option<u64> {
+        // SAFETY: as in `user_sp`.
+        let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
+        let at = regs.wrapping_add(machine::opaque(u64::from(word.offset())));
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel(at as *const u64) }.ok()
     }
 
     #[inline(always)]

@@ -16,6 +16,7 @@ mod machine;
 mod maps;
 mod process;
 mod slow_path;
+mod stack;
 mod syscalls;
 
 #[cfg(target_arch = "bpf")]

@@ -2,13 +2,13 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, RingBuf, Stack};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, RingBuf, Stack};
 use malloc_common::abi::{Flight, Histogram, Slot};
 use malloc_common::chunk::{Chunk, ChunkKey};
 use malloc_common::loss::LOSSES;
 use malloc_common::maps::{
-    CHUNKS_DEFAULT, EVENTS_BYTES, FLIGHTS_DEFAULT, HISTOGRAMS_DEFAULT, RECENT_SLOTS, SAMPLES_BYTES, SLOTS_DEFAULT,
-    TARGETS_DEFAULT,
+    CHUNKS_DEFAULT, EVENTS_BYTES, FLIGHTS_DEFAULT, HISTOGRAMS_DEFAULT, INHERITED as INHERITED_ENTRIES, RECENT_SLOTS,
+    SAMPLES_BYTES, SLOTS_DEFAULT, TARGETS_DEFAULT,
 };
 
 /// Slot index -> image of a process. The kernel fills and ends a slot, the daemon clears it and gives it back.
@@ -38,6 +38,11 @@ pub static RECENT: Array<u32> = Array::with_max_entries(RECENT_SLOTS, 0);
 /// `task_exit` deletes. Full: `target_table_full`.
 #[map]
 pub static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(TARGETS_DEFAULT, 0);
+
+/// Process id -> the mmap threshold it was forked with. `task_fork` inserts where the parent's is known, `task_exec`
+/// and `task_exit` delete. Full: the oldest goes, and a first rise of its is not seen.
+#[map]
+pub static INHERITED: LruHashMap<u32, u64> = LruHashMap::with_max_entries(INHERITED_ENTRIES, 0);
 
 /// Thread id -> what the thread is in the middle of. Inserted on its first slow-path event, deleted when it ends.
 /// Full: `thread_table_full`.

@@ -1,4 +1,4 @@
-//! Entries of the slow path, and its branches to the system-call wrappers.
+//! Entries of the slow path, its branches to the system-call wrappers, and the allocator's static probes.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_get_attach_cookie;
@@ -22,5 +22,13 @@ fn branch(ctx: ProbeContext) -> u32 {
     // SAFETY: the context is the one this program was called with.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
     tracker::branch(&Bpf, cookie, &registers(ctx.regs));
+    0
+}
+
+#[uprobe]
+fn told(ctx: ProbeContext) -> u32 {
+    // SAFETY: the context is the one this program was called with.
+    let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
+    tracker::told(&Bpf, cookie, &registers(ctx.regs));
     0
 }

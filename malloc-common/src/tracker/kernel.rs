@@ -3,7 +3,7 @@
 use crate::abi::{Counter, Event, Flight, Series};
 use crate::chunk::{Chunk, Watch};
 use crate::loss::Loss;
-use crate::site::MpLayout;
+use crate::site::{MpLayout, PtRegsWord};
 
 /// What `mp_` says, as read from the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,12 +49,16 @@ pub trait Kernel {
     /// The slot that counts for a process.
     fn slot(&self, tgid: u32) -> Option<SlotId>;
     /// Takes a free slot for the running process and makes it the one that counts; of two threads that
-    /// try at once both get the same.
+    /// try at once both get the same. Its threshold is what was kept for the process, if anything was.
     fn open_slot(&self, born: u32) -> Option<SlotId>;
     /// Stops counting for a process; its slot keeps what it has, with this final state.
     fn close_slot(&self, tgid: u32, state: u32);
     /// Stores what `mp_` said; returns the threshold stored before (0: none).
     fn store_mp(&self, slot: SlotId, mp: &Mp) -> u64;
+    /// Keeps the threshold that is stored for a process, if one is, for its child.
+    fn bequeath(&self, slot: SlotId, child: u32);
+    /// Forgets what is kept for a process that ended or runs another program.
+    fn disinherit(&self, tgid: u32);
     /// Adds to a counter of a process.
     fn add(&self, slot: SlotId, counter: Counter, n: u64);
     /// The histogram of a series, taken from the pool at its first use.
@@ -101,6 +105,8 @@ pub trait Kernel {
     /// Which crossing of its process this one is, from 1, when its stack is to be sent: each of the first
     /// [`super::FIRST_SAMPLES`], then one in [`super::SAMPLE_EVERY_NS`].
     fn crossing_to_sample(&self, slot: SlotId, now_ns: u64) -> Option<u64>;
+    /// A register of the running thread, as it entered the kernel.
+    fn user_register(&self, word: PtRegsWord) -> Option<u64>;
     /// The word at a user address.
     fn read_user_word(&self, address: u64) -> Option<u64>;
 }

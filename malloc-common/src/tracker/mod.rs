@@ -96,7 +96,11 @@ pub fn slow<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
     k.add(slot, Counter::SlowHits, 1);
     look_at_mp(k, slot, cookie, r);
     if let Some(Role::Sysmalloc) = cookie.role() {
-        let nb = r.arguments[0];
+        // Where the build made `sysmalloc` a part of `_int_malloc`, `nb` is in whatever register it compares.
+        let nb = match cookie.word() {
+            None => r.arguments[0],
+            Some(word) => k.user_register(word).unwrap_or(0),
+        };
         count(k, slot, Series::Sysmalloc, nb);
         on_flight(k, |flight| {
             flight.nb = nb;
@@ -105,7 +109,33 @@ pub fn slow<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
         });
     }
     if k.tracing() {
-        trace::chain(k, cookie, r, 0);
+        // An inlined function has no arguments to show.
+        trace::chain(k, cookie, r, if cookie.word().is_some() { CHAIN_AT_BRANCH } else { 0 });
+    }
+}
+
+/// A static probe of the allocator is reached.
+#[inline(always)]
+pub fn told<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
+    let Some(slot) = slot(k) else { return };
+    match cookie.told() {
+        Some(Role::Told(event)) => k.add(slot, Counter::Told(event), 1),
+        Some(Role::Raise) => {
+            let Some(threshold) = cookie.word().and_then(|word| k.user_register(word)) else { return };
+            k.add(slot, Counter::Raises, 1);
+            // The compiler may put the stores to `mp_` behind the probe: only the registers are sure.
+            let read = cookie.mp(r.ip).and_then(|(layout, address)| k.read_mp(layout, address));
+            let before = match read {
+                Some(mp) => {
+                    let before = k.store_mp(slot, &Mp { threshold, trim_threshold: 2 * threshold, ..mp });
+                    if before == 0 && mp.threshold < threshold { mp.threshold } else { before }
+                }
+                None => 0,
+            };
+            // glibc raises it to the size of the chunk it is about to unmap.
+            trace::raise(k, [before, threshold, threshold, 0, 0]);
+        }
+        _ => k.lose(Loss::UnknownProbe),
     }
 }
 
@@ -265,6 +295,7 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
 pub fn exec<K: Kernel>(k: &K) -> Result<(), Loss> {
     let tgid = k.tgid();
     k.close_slot(tgid, SLOT_REPLACED);
+    k.disinherit(tgid);
     k.close_flight(k.tid());
     if !k.admits(tgid) {
         return Ok(());
@@ -291,6 +322,12 @@ pub fn fork<K: Kernel>(k: &K, child: u32) -> Result<(), Loss> {
         k.lose(Loss::TargetTableFull);
         return Err(Loss::TargetTableFull);
     }
+    // The child's heap is a copy, its threshold too: what it raises is raised from there.
+    if child != parent
+        && let Some(slot) = k.slot(parent)
+    {
+        k.bequeath(slot, child);
+    }
     Ok(())
 }
 
@@ -307,6 +344,7 @@ pub fn exit<K: Kernel>(k: &K) {
         trace::lifecycle(k, EVENT_EXIT);
     }
     k.dismiss(tgid);
+    k.disinherit(tgid);
 }
 
 #[inline(always)]
@@ -353,7 +391,7 @@ fn look_at_mp<K: Kernel>(k: &K, slot: SlotId, cookie: Cookie, r: &Registers) -> 
     let (layout, address) = cookie.mp(r.ip)?;
     let mp = k.read_mp(layout, address)?;
     let before = k.store_mp(slot, &mp);
-    if before != 0 && mp.threshold > before && mp.pinned == 0 {
+    if before != 0 && mp.threshold > before && mp.pinned == 0 && !cookie.raises_told() {
         k.add(slot, Counter::Raises, 1);
         // glibc sets the threshold to the size of the mapped chunk it frees and then calls `munmap_chunk(p)`: only
         // there is the thread that runs the one that raised it. The size is the second word of the chunk.

@@ -9,7 +9,7 @@ use malloc_common::depth::Depth;
 use malloc_common::function::{self, Function};
 use malloc_common::histogram;
 use malloc_common::loss::Loss;
-use malloc_common::site::Role;
+use malloc_common::site::{HeapEvent, Role};
 
 use super::chunks;
 use super::heap::Heap;
@@ -36,6 +36,8 @@ pub struct Facts {
     pub not_measured: Vec<(Depth, String)>,
     /// Origins that no probe of its allocator tells.
     pub untold: Vec<Origin>,
+    /// What the static probes of its allocator tell.
+    pub told: Vec<HeapEvent>,
     /// The probes of its allocator had to go while it ran.
     pub cut_short: bool,
     /// Nanoseconds since boot since when the probes of its allocator are attached.
@@ -61,6 +63,7 @@ impl Default for Facts {
             depth: Depth::Syscall,
             not_measured: Vec::new(),
             untold: Vec::new(),
+            told: Vec::new(),
             cut_short: false,
             probed_since_ns: 0,
             heap: Ok(None),
@@ -121,6 +124,10 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
         functions: measured(Depth::Call).then(|| functions(row)),
         arena_sizes: measured(Depth::Arena).then(|| buckets(row.histogram(Series::Arena))),
         sysmalloc_sizes: measured(Depth::Sysmalloc).then(|| buckets(row.histogram(Series::Sysmalloc))),
+        heap_events: (measured(Depth::Sysmalloc) && !facts.told.is_empty()).then(|| {
+            let count = |event| facts.told.contains(&event).then(|| counter(slot, Counter::Told(event)));
+            HeapEvent::ALL.into_iter().map(|event| (event, count(event))).collect()
+        }),
         threshold: threshold(slot).or(heap.as_ref().map(|heap| heap.threshold)),
         heap,
         heap_unread: facts.heap.as_ref().err().cloned(),

@@ -6,6 +6,7 @@ use malloc_common::abi::{Origin, Slot};
 use malloc_common::depth::Depth;
 use malloc_common::function::Function;
 use malloc_common::loss::Loss;
+use malloc_common::site::HeapEvent;
 
 use super::heap::Heap;
 mod crossings;
@@ -153,6 +154,9 @@ pub struct Process {
     pub arena_sizes: Option<Vec<Bucket>>,
     /// Sizes that `sysmalloc` was asked for, padded; `None`: not measured.
     pub sysmalloc_sizes: Option<Vec<Bucket>>,
+    /// What the allocator's static probes told of its arenas and heaps; `None`: it has none, or they are not
+    /// attached. A single event is `None` where the build has no probe for it.
+    pub heap_events: Option<Vec<(HeapEvent, Option<u64>)>>,
     /// The mmap threshold; `None`: never read.
     pub threshold: Option<Threshold>,
     /// Its heap as the daemon last read it from the process's memory; `None`: not read.
@@ -434,7 +438,7 @@ pub struct Raise {
     pub ns: u64,
     /// When, milliseconds since 1970.
     pub unix_ms: u64,
-    /// Threshold before, bytes.
+    /// Threshold before, bytes; 0: not known, because the process was not looked at before.
     pub from_bytes: u64,
     /// Threshold after, bytes.
     pub to_bytes: u64,

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use malloc_common::abi::{CHAIN_HAS_CALL, EVENT_CHAIN, EVENT_MAPPED, EVENT_SYSCALL, Origin, Syscall};
+use malloc_common::abi::{CHAIN_HAS_CALL, EVENT_CHAIN, EVENT_MAPPED, EVENT_RAISE, EVENT_SYSCALL, Origin, Syscall};
 use malloc_common::depth::Depth;
 use malloc_common::function::Function::{self, Calloc, Free, Malloc, PosixMemalign, Realloc};
 use malloc_common::loss::Loss;
-use malloc_common::site::Role;
+use malloc_common::site::{Cookie, HeapEvent, MpLayout, PtRegsWord, Role};
 use malloc_common::tracker::Mp;
 use proptest::prelude::*;
 
@@ -280,6 +280,89 @@ fn a_threshold_that_rises_is_a_raise_unless_it_was_pinned() {
     sim.slow(Role::Sysmalloc, [64, 0, 0]);
     let pinned = snapshot(&mut sim).processes[1].threshold.expect("it was read");
     assert_eq!((pinned.raises, pinned.mode), (0, ThresholdMode::Pinned));
+}
+
+#[test]
+fn a_raise_that_a_static_probe_tells_counts_once() {
+    // THRESH-1
+    let mut sim = Sim::new(Room::default(), None);
+    let word = PtRegsWord::x86_64(0).expect("rax");
+    let told = |role| Cookie::new(role).with_mp(MpLayout::From243, 64).with_raises_told();
+    sim.run(42, 42).set_mp(mp(131_072, 0)).at(told(Role::Sysmalloc), [64, 0, 0]);
+    // The stores to mp_ may come after the probe: another thread still reads the old threshold, then the new one.
+    sim.user_registers.borrow_mut().insert(word.offset(), 1_052_672);
+    sim.at(told(Role::Raise).with_word(word), [0; 3]).at(told(Role::Sysmalloc), [64, 0, 0]);
+    sim.set_mp(mp(1_052_672, 0)).at(told(Role::MunmapChunk), [MAPPED, 0, 0]).at(told(Role::Sysmalloc), [64, 0, 0]);
+    let raised: Vec<_> =
+        sim.events.borrow().iter().filter(|event| event.kind == EVENT_RAISE).map(|event| event.values).collect();
+    assert_eq!(raised.len(), 1);
+    assert_eq!(raised[0][..3], [131_072, 1_052_672, 1_052_672], "from, to, and the chunk that did it");
+    let threshold = only(&mut sim).threshold.expect("it was read");
+    assert_eq!((threshold.bytes, threshold.trim_bytes, threshold.raises), (1_052_672, 2 * 1_052_672, 1));
+}
+
+#[test]
+fn a_child_raises_the_threshold_from_where_its_parent_had_it() {
+    // THRESH-1
+    let mut sim = Sim::new(Room::default(), None);
+    sim.run(42, 42).set_mp(mp(1_052_672, 0)).slow(Role::Sysmalloc, [64, 0, 0]);
+    // Its first event is the free of a larger chunk that it was forked with.
+    sim.fork(43).set_mp(mp(2_101_248, 0)).slow(Role::MunmapChunk, [MAPPED, 0, 0]);
+    sim.run(42, 42).fork(44).slow(Role::MunmapChunk, [MAPPED, 0, 0]);
+    sim.run(42, 42).fork(45).exec().set_mp(mp(2_101_248, 0)).slow(Role::Sysmalloc, [64, 0, 0]);
+    let snapshot = snapshot(&mut sim);
+    let raises: Vec<_> = snapshot.processes.iter().map(|process| process.threshold.map(|read| read.raises)).collect();
+    assert_eq!(raises, [Some(0), Some(1), Some(0), Some(0)], "another program begins anew");
+    let raised = sim.events.borrow().iter().find(|event| event.kind == EVENT_RAISE).expect("a raise").values;
+    assert_eq!(raised[..2], [1_052_672, 2_101_248]);
+}
+
+#[test]
+fn a_raise_whose_register_cannot_be_read_is_none() {
+    // HONEST-1
+    let mut sim = Sim::new(Room::default(), None);
+    sim.run(42, 42)
+        .at(Cookie::new(Role::Raise), [1 << 20, 0, 0])
+        .at(Cookie::new(Role::Told(HeapEvent::SbrkMore)), [0; 3]);
+    assert_eq!(only(&mut sim).threshold, None);
+    assert!(sim.events.borrow().is_empty());
+}
+
+#[test]
+fn what_static_probes_tell_is_counted_by_event_and_null_where_there_is_none() {
+    // HONEST-1
+    let mut sim = Sim::new(Room::default(), None);
+    let told = |event| Cookie::new(Role::Told(event));
+    sim.run(42, 42).at(told(HeapEvent::ArenaMade), [0; 3]).at(told(HeapEvent::CallRetried), [0; 3]);
+    sim.at(told(HeapEvent::CallRetried), [0; 3]);
+    let rows = sim.collect();
+    let events = |told: Vec<HeapEvent>| {
+        let facts = |_: &RawImage| Facts { depth: Depth::Sysmalloc, told: told.clone(), ..Facts::default() };
+        let snapshot = Aggregate::new(KEEP).apply(&rows, Moment::default(), &facts);
+        snapshot.processes[0].heap_events.clone()
+    };
+    assert_eq!(events(Vec::new()), None);
+    let held = events(vec![HeapEvent::ArenaMade, HeapEvent::CallRetried, HeapEvent::HeapMade]).expect("it has some");
+    let of = |event| held.iter().find(|(other, _)| *other == event).and_then(|(_, count)| *count);
+    assert_eq!(
+        (of(HeapEvent::ArenaMade), of(HeapEvent::CallRetried), of(HeapEvent::HeapMade)),
+        (Some(1), Some(2), Some(0))
+    );
+    assert_eq!(of(HeapEvent::ArenaReused), None);
+}
+
+#[test]
+fn nb_is_read_where_an_inlined_sysmalloc_has_it() {
+    // CROSS-1
+    let mut sim = Sim::new(Room::default(), None);
+    let word = PtRegsWord::x86_64(3).expect("rbx");
+    sim.user_registers.borrow_mut().insert(word.offset(), 1_048_592);
+    sim.run(42, 42).set_mp(mp(131_072, 0));
+    sim.at(Cookie::new(Role::Sysmalloc).with_mp(MpLayout::From235, 64).with_word(word), [7, 7, 7]);
+    sim.branch(Role::MapChunk, 0).syscall(Syscall::Mmap, map_args(1_052_672), MAPPED);
+    let process = only(&mut sim);
+    assert_eq!(process.funnel.sysmalloc.expect("measured").bytes, 1_048_592);
+    assert_eq!(by_origin(&process, Origin::MmapCrossing), 1);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use aya::maps::{HashMap, MapData, RingBuf, Stack};
 use malloc_common::abi::{
     Event, FLIGHT_WORDS, HISTOGRAM_WORDS, Histogram, SERIES, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, SLOT_REPLACED,
-    SLOT_WORDS, Slot, sample_from_bytes,
+    SLOT_WORDS, SampleRegisters, Slot, sample_from_bytes,
 };
 use malloc_common::chunk::{CHUNK_KEY_WORDS, CHUNK_WORDS, Chunk, ChunkKey};
 use malloc_common::loss::LOSSES;
@@ -80,12 +80,19 @@ impl BpfCollector {
 
     /// Gives a process that runs already a slot before its first event, so that it is in the next snapshot. Does
     /// nothing when it has one, or when none is free: its first event then counts the loss.
-    pub fn adopt(&mut self, pid: u32, start_ns: u64, comm: &str) {
-        if self.processes.get(&pid, 0).is_ok() {
+    ///
+    /// `threshold` is its mmap threshold as just read, 0 if it was not: a rise from there is the first that is seen.
+    pub fn adopt(&mut self, pid: u32, start_ns: u64, comm: &str, threshold: u64) {
+        if let Ok(index) = self.processes.get(&pid, 0) {
+            // What the kernel side has read meanwhile is newer.
+            if let Some(word) = self.slots.row(index as usize).get(const { std::mem::offset_of!(Slot, threshold) / 8 })
+            {
+                let _ = word.compare_exchange(0, threshold, Ordering::AcqRel, Ordering::Relaxed);
+            }
             return;
         }
         let Ok(index) = self.free_slots.pop(0) else { return };
-        let mut slot = Slot { tgid: pid, start_ns, first_ns: boot_ns(), ..Slot::FREE };
+        let mut slot = Slot { tgid: pid, start_ns, first_ns: boot_ns(), threshold, ..Slot::FREE };
         for (to, from) in slot.comm.iter_mut().zip(comm.bytes().take(15)) {
             *to = from;
         }
@@ -236,7 +243,7 @@ impl EventSource for Events {
 }
 
 /// Receives one sample: the event, instruction, stack and frame pointer, the stack from the stack pointer upwards.
-pub type OnSample<'a> = &'a mut dyn FnMut(Event, [u64; 3], &[u8]);
+pub type OnSample<'a> = &'a mut dyn FnMut(Event, SampleRegisters, &[u8]);
 
 /// The ring of events that carry a stack.
 pub struct Samples {

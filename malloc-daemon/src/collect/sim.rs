@@ -10,7 +10,7 @@ use malloc_common::chunk::{Chunk, ChunkKey, WATCHES, Watch};
 use malloc_common::function::Function;
 use malloc_common::histogram;
 use malloc_common::loss::{LOSSES, Loss};
-use malloc_common::site::{Cookie, MpLayout, Role};
+use malloc_common::site::{Cookie, MpLayout, PtRegsWord, Role};
 use malloc_common::tracker::{
     self, FIRST_SAMPLES, HistogramId, Kernel, Mp, Registers, SAMPLE_EVERY_NS, SlotId, empty_flight,
 };
@@ -60,10 +60,13 @@ pub struct Sim {
     histograms: RefCell<Vec<Histogram>>,
     free_histograms: RefCell<VecDeque<u32>>,
     processes: RefCell<BTreeMap<u32, u32>>,
+    inherited: RefCell<BTreeMap<u32, u64>>,
     targets: Option<RefCell<BTreeSet<u32>>>,
     flights: RefCell<BTreeMap<u32, Flight>>,
     chunks: RefCell<BTreeMap<ChunkKey, Chunk>>,
     lost: RefCell<[u64; LOSSES]>,
+    /// Registers other than those of arguments.
+    pub user_registers: RefCell<BTreeMap<u32, u64>>,
     /// Words of user memory.
     pub words: RefCell<BTreeMap<u64, u64>>,
     /// Events that were sent.
@@ -92,10 +95,12 @@ impl Sim {
             histograms: RefCell::new(vec![Histogram::EMPTY; room.histograms]),
             free_histograms: RefCell::new((0..room.histograms as u32).collect()),
             processes: RefCell::default(),
+            inherited: RefCell::default(),
             targets: targets.map(|pids| RefCell::new(pids.iter().copied().collect())),
             flights: RefCell::default(),
             chunks: RefCell::default(),
             lost: RefCell::new([0; LOSSES]),
+            user_registers: RefCell::default(),
             words: RefCell::default(),
             events: RefCell::default(),
             faults: Cell::new(true),
@@ -143,6 +148,16 @@ impl Sim {
     pub fn slow(&self, role: Role, arguments: [u64; 3]) -> &Self {
         let cookie = Cookie::new(role).with_mp(MpLayout::From235, 64);
         tracker::slow(self, cookie, &self.registers(arguments));
+        self
+    }
+
+    /// A slow-path function is entered, or a static probe reached, with this cookie.
+    pub fn at(&self, cookie: Cookie, arguments: [u64; 3]) -> &Self {
+        let registers = self.registers(arguments);
+        match cookie.told() {
+            Some(_) => tracker::told(self, cookie, &registers),
+            None => tracker::slow(self, cookie, &registers),
+        }
         self
     }
 
@@ -209,10 +224,12 @@ impl Sim {
         self
     }
 
-    /// The running process forks; the child runs from now on.
+    /// The running process forks; the child runs from now on, on a copy of its parent's memory.
     pub fn fork(&self, child: u32) -> &Self {
         let _ = tracker::fork(self, child);
-        self.run(child, child)
+        let mp = self.task(|task| task.mp);
+        self.run(child, child).task(|task| task.mp = mp);
+        self
     }
 
     /// The running process becomes another program.
@@ -289,6 +306,7 @@ impl Kernel for Sim {
         slot.start_ns = self.task(|task| task.start_ns);
         slot.first_ns = self.now.get();
         slot.comm = self.comm();
+        slot.threshold = self.inherited.borrow().get(&self.tgid()).copied().unwrap_or(0);
         slot.state = SLOT_LIVE;
         self.processes.borrow_mut().insert(self.tgid(), id);
         Some(id)
@@ -312,6 +330,17 @@ impl Kernel for Sim {
         slot.threshold_pinned = mp.pinned;
         slot.threshold_ns = self.now.get();
         before
+    }
+
+    fn bequeath(&self, slot: SlotId, child: u32) {
+        let threshold = self.slots.borrow()[slot as usize].threshold;
+        if threshold != 0 {
+            self.inherited.borrow_mut().insert(child, threshold);
+        }
+    }
+
+    fn disinherit(&self, tgid: u32) {
+        self.inherited.borrow_mut().remove(&tgid);
     }
 
     fn add(&self, slot: SlotId, counter: Counter, n: u64) {
@@ -430,6 +459,10 @@ impl Kernel for Sim {
         }
         slot.sampled_ns = now_ns;
         Some(nth)
+    }
+
+    fn user_register(&self, word: PtRegsWord) -> Option<u64> {
+        self.user_registers.borrow().get(&word.offset()).copied()
     }
 
     fn read_user_word(&self, address: u64) -> Option<u64> {

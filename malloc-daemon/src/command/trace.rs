@@ -174,7 +174,7 @@ impl Session {
                     Role::NewHeap | Role::MapHeap => SlowRole::NewHeap,
                     Role::RemapChunk => SlowRole::MremapChunk,
                     Role::UnmapHeap => SlowRole::HeapTrim,
-                    Role::Call(_) | Role::Transfer(_) | Role::Arena => return None,
+                    Role::Call(_) | Role::Transfer(_) | Role::Arena | Role::Raise | Role::Told(_) => return None,
                 };
                 let mut arenas = self.main_arenas.borrow_mut();
                 if let (Some(distance), true, true) = (self.arena_distance, v[9] != 0, arenas.len() < ARENAS) {

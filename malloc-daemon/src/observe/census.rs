@@ -204,11 +204,13 @@ impl Census {
             }
             facts.untold = probed.untold();
             facts.stepped = probed.stepped();
+            facts.told = probed.told();
         } else if counted {
             // Which of the files it used is not known: a level is told only if each of them has it.
             facts.depth = depth;
             facts.not_measured = files.unmeasured_by_any(depth);
             facts.untold = files.untold_by_any();
+            facts.told = files.told_by_all();
         } else if depth > Depth::Syscall {
             let why = reading.and_then(|r| r.no_allocator.clone());
             let why = why.unwrap_or_else(|| "it ended before its allocator could be told".to_owned());

@@ -5,17 +5,18 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use malloc_common::abi::Origin;
 use malloc_common::depth::Depth;
 use malloc_common::function::Function;
-use malloc_common::site::Role;
+use malloc_common::site::{HeapEvent, Role};
 
 use super::cache::Cache;
 use super::census::Serving;
 use super::disused::{InUse, Mapped};
+use super::programs::programs;
 use crate::aggregate::model::{Allocator, Probe, Verdict};
 use crate::arenas::{Links, Place};
 use crate::collect::boot_ns;
 use crate::host::file::{FileKey, Root, TargetFile};
 use crate::host::maps::Device;
-use crate::probes::{Attached, BLANK_VARIABLE, FileProbes, Object, Scope, Site, attach_file};
+use crate::probes::{Attached, BLANK_VARIABLE, FileProbes, Object, Scope, attach_file};
 use crate::targets::decode::Execution;
 use crate::targets::{AllocatorKind, ElfError, Hook, Located, folded};
 
@@ -316,6 +317,12 @@ impl Files {
         missing.collect()
     }
 
+    /// Static probes that every file has.
+    pub fn told_by_all(&self) -> Vec<HeapEvent> {
+        let all = |event: &HeapEvent| self.probed.values().all(|probed| probed.tells(*event));
+        if self.probed.is_empty() { Vec::new() } else { HeapEvent::ALL.into_iter().filter(all).collect() }
+    }
+
     /// Origins that some file does not tell.
     pub fn untold_by_any(&self) -> Vec<Origin> {
         let mut untold: Vec<_> = self.probed.values().flat_map(ProbedFile::untold).collect();
@@ -415,6 +422,15 @@ impl ProbedFile {
         self.located.hooks.iter().filter(stepped).map(|hook| hook.role).collect()
     }
 
+    /// What its static probes tell.
+    pub fn told(&self) -> Vec<HeapEvent> {
+        HeapEvent::ALL.into_iter().filter(|event| self.tells(*event)).collect()
+    }
+
+    fn tells(&self, event: HeapEvent) -> bool {
+        self.located.hooks.iter().any(|hook| hook.role == Role::Told(event))
+    }
+
     /// How the allocator is described to users.
     pub fn allocator(&self) -> Allocator {
         let located = &self.located;
@@ -471,29 +487,4 @@ fn is_the_probe_of(role: Role, level: Depth) -> bool {
         Depth::Arena => role == Role::Arena,
         Depth::Call => role == Role::Call(Function::Malloc),
     }
-}
-
-/// Hooks by the program that serves them. Branches come first and transfers before calls: an entry that is counted
-/// while the probe on the branch before it is not there yet would count twice.
-fn programs<'a>(hooks: impl Iterator<Item = &'a Hook>) -> Vec<(&'static str, Vec<Site>)> {
-    let mut by_program: [(&'static str, Vec<(bool, Site)>); 4] =
-        [("branch", Vec::new()), ("slow", Vec::new()), ("arena", Vec::new()), ("call", Vec::new())];
-    for hook in hooks {
-        let index = match hook.role {
-            Role::Call(_) | Role::Transfer(_) => 3,
-            Role::Arena => 2,
-            Role::Sysmalloc | Role::MunmapChunk | Role::Systrim | Role::NewHeap => 1,
-            _ => 0,
-        };
-        let site = Site { file_offset: hook.file_offset, cookie: hook.cookie.0 };
-        by_program[index].1.push((matches!(hook.role, Role::Call(_)), site));
-    }
-    by_program
-        .into_iter()
-        .filter(|(_, sites)| !sites.is_empty())
-        .map(|(program, mut sites)| {
-            sites.sort_by_key(|(is_call, _)| *is_call);
-            (program, sites.into_iter().map(|(_, site)| site).collect())
-        })
-        .collect()
 }

@@ -11,8 +11,10 @@ mod heaps;
 mod naming;
 mod observer;
 mod options;
+mod programs;
 mod selected;
 mod serving;
+mod threshold;
 
 pub use calibrate::{calibrate, own_file_offset};
 pub use files::{FileRefused, PROBED_FILES};

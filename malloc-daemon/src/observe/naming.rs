@@ -5,6 +5,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel}
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use malloc_common::abi::SampleRegisters;
+
 use crate::aggregate::incidents::StackId;
 use crate::aggregate::model::{Frame, Stack};
 use crate::host::privileges::{self, Keep};
@@ -15,7 +17,7 @@ const WAITING: usize = 256;
 
 enum Work {
     Note(u32),
-    Name { id: StackId, pid: u32, registers: [u64; 3], stack: Vec<u8> },
+    Name { id: StackId, pid: u32, registers: SampleRegisters, stack: Vec<u8> },
 }
 
 /// The thread and its queues.
@@ -45,9 +47,11 @@ impl Naming {
             for job in jobs {
                 match job {
                     Work::Note(pid) => symbolizer.note_process(pid),
-                    Work::Name { id, pid, registers: [ip, sp, bp], stack } => {
+                    Work::Name { id, pid, registers, stack } => {
                         // How much stack lies above the copy is not known: that it ends there is found by unwinding.
-                        let sample = Sample { pid, ip, sp, bp, stack: &stack, stack_cut: true };
+                        let [ip, sp, bp, rbx, r12, r13, r14, r15, ..] = registers;
+                        let kept = cfg!(target_arch = "x86_64").then_some([rbx, r12, r13, r14, r15]);
+                        let sample = Sample { pid, ip, sp, bp, kept, stack: &stack, stack_cut: true };
                         if results.send((id, Arc::new(told(symbolizer.stack(&sample))))).is_err() {
                             return;
                         }
@@ -65,7 +69,7 @@ impl Naming {
     }
 
     /// Hands a stack over.
-    pub fn name(&mut self, id: StackId, pid: u32, registers: [u64; 3], stack: &[u8]) {
+    pub fn name(&mut self, id: StackId, pid: u32, registers: SampleRegisters, stack: &[u8]) {
         match self.work.try_send(Work::Name { id, pid, registers, stack: stack.to_vec() }) {
             Ok(()) => self.under_way += 1,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.refused += 1,

@@ -11,7 +11,7 @@ use malloc_common::depth::Depth;
 
 use super::cache::Cache;
 use super::calibrate::calibrate;
-use super::census::{Census, Found};
+use super::census::{Census, Found, Serving};
 use super::cpu::{self, CpuTimes};
 use super::disused::Disused;
 use super::faults;
@@ -21,7 +21,7 @@ use super::naming::Naming;
 use super::options::{Options, Selection, StartError};
 use super::selected::Selected;
 use super::serving::{may_serve, serving};
-use super::unix_ms;
+use super::{threshold, unix_ms};
 use crate::aggregate::incidents::{Incidents, StackId};
 use crate::aggregate::model::{Calibration, Host, NANOSECONDS_PER_TICK, Probe, Snapshot, Stack, Verdict};
 use crate::aggregate::{Aggregate, Facts, Moment};
@@ -198,10 +198,10 @@ impl Observer {
     ///
     /// The map is full.
     pub fn choose(&mut self, pid: u32) -> Result<(), LoadError> {
-        self.targets.choose(pid)?;
         self.window_since_ns = boot_ns();
-        self.adopt(Pid(pid));
-        Ok(())
+        let serving = self.serving(Pid(pid), None).ok().flatten();
+        self.adopt(Pid(pid), serving.as_ref());
+        self.targets.choose(pid)
     }
 
     /// Counts a process that is about to become the command, with its children; whatever allocator these bring is
@@ -243,13 +243,21 @@ impl Observer {
     ///
     /// When /proc cannot be listed.
     pub fn probe_everything(&mut self, is_over: &dyn Fn() -> bool) -> Result<(), HostError> {
-        for pid in process::pids()?.into_iter().take_while(|_| !is_over()) {
-            let is_known = match self.options.depth {
-                Depth::Syscall => matches!(process::exe(pid), Ok(Some(_))),
-                depth => matches!(self.serving(pid, Some((Scope::AllProcesses, depth))), Ok(Some(_))),
-            };
-            if is_known {
-                self.adopt(pid);
+        let pids = process::pids()?;
+        let depth = self.options.depth;
+        // All thresholds are read before the first probe could see one rise.
+        for pid in pids.iter().copied().take_while(|_| !is_over()) {
+            if depth == Depth::Syscall && matches!(process::exe(pid), Ok(Some(_))) {
+                self.adopt(pid, None);
+            } else if depth > Depth::Syscall
+                && let Ok(Some(serving)) = self.serving(pid, None)
+            {
+                self.adopt(pid, Some(&serving));
+            }
+        }
+        if depth > Depth::Syscall {
+            for pid in pids.into_iter().take_while(|_| !is_over()) {
+                drop(self.serving(pid, Some((Scope::AllProcesses, depth))));
             }
         }
         Ok(())
@@ -269,9 +277,11 @@ impl Observer {
     }
 
     /// Puts a process that runs already into the next snapshot, whether anything happens in it or not.
-    fn adopt(&mut self, pid: Pid) {
+    fn adopt(&mut self, pid: Pid, serving: Option<&Serving>) {
+        let place = serving.and_then(|serving| self.files.place(serving));
+        let threshold = place.map_or(0, |place| threshold::resident(pid, place).unwrap_or(0));
         if let Ok(Some(stat)) = process::stat(pid) {
-            self.collector.adopt(pid.0, stat.start_ticks * NANOSECONDS_PER_TICK, &stat.comm);
+            self.collector.adopt(pid.0, stat.start_ticks * NANOSECONDS_PER_TICK, &stat.comm, threshold);
         }
     }
 

@@ -9,7 +9,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use malloc_common::maps as capacity;
 
 /// The programs that are attached to instructions of user space.
-pub const UPROBE_PROGRAMS: [&str; 5] = ["call", "arena", "slow", "branch", "blank"];
+pub const UPROBE_PROGRAMS: [&str; 6] = ["call", "arena", "slow", "branch", "told", "blank"];
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/probes/malloc.bpf.o"));
 
@@ -278,6 +278,7 @@ fn fd_of(map: &Map) -> Option<BorrowedFd<'_>> {
     let data: &MapData = match map {
         Map::Array(data)
         | Map::HashMap(data)
+        | Map::LruHashMap(data)
         | Map::Stack(data)
         | Map::RingBuf(data)
         | Map::PerCpuArray(data)

@@ -312,6 +312,8 @@ const fn role_name(role: Role) -> (&'static str, Option<&'static str>) {
         Role::RemapChunk => ("remap_chunk", None),
         Role::Grow => ("grow", None),
         Role::Trim => ("trim", None),
+        Role::Raise => ("raise", None),
+        Role::Told(event) => (event.name(), None),
     }
 }
 

@@ -51,6 +51,7 @@ pub(crate) fn sqlite() -> Process {
         ]),
         arena_sizes: Some(buckets(&[(1024, 18_145), (1 << 20, 1)])),
         sysmalloc_sizes: Some(buckets(&[(1040, 163), (1_048_592, 1)])),
+        heap_events: None,
         threshold: Some(Threshold {
             bytes: 131_072,
             trim_bytes: 131_072,

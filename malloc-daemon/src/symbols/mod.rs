@@ -39,6 +39,8 @@ pub struct Sample<'a> {
     pub sp: u64,
     /// Its frame pointer register (`rbp`), whatever it is used for.
     pub bp: u64,
+    /// The other registers that calls keep, where they were taken: `rbx`, `r12` to `r15`.
+    pub kept: Option<[u64; 5]>,
     /// The bytes from `sp` upwards; what exceeds [`STACK_BYTES`] is ignored.
     pub stack: &'a [u8],
     /// Whether the stack goes on above the copied bytes.
@@ -99,8 +101,9 @@ pub enum StackEnd {
     StackCut,
     /// The bytes on the stack, or the file's rules for them, contradict themselves.
     Corrupt,
-    /// The last frame's rules need a register other than those of [`Sample`], and no frame since has saved it. Seen in
-    /// the dynamic linker, which binds a function at its first call with the stack pointer kept in `rbx`.
+    /// The last frame's rules need a register that [`Sample`] does not hold, and no frame since has saved it. Where
+    /// [`Sample::kept`] is missing that is so in the dynamic linker, which binds a function at its first call with the
+    /// stack pointer kept in `rbx`.
     RegisterUnknown,
     /// The last frame's file has no rules for its address, and no plausible frame pointer helps.
     NoUnwindInformation {

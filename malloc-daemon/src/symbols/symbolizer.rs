@@ -68,7 +68,7 @@ impl Symbolizer {
             bytes: sample.stack.get(..STACK_BYTES).unwrap_or(sample.stack),
             cut: sample.stack_cut || sample.stack.len() > STACK_BYTES,
         };
-        let mut registers = Registers::new(sample.ip, sample.sp, sample.bp);
+        let mut registers = Registers::new(sample.ip, sample.sp, sample.bp).keeping(sample.kept);
         let (mut exact, mut by_frame_pointer) = (true, false);
         let mut frames: Vec<Bare> = Vec::new();
         loop {

@@ -25,7 +25,7 @@ fn assert_send<T: Send>(value: T) -> T {
 #[test]
 fn a_process_that_does_not_exist_has_one_unknown_frame() {
     let mut symbolizer = assert_send(Symbolizer::new(Limits::default()));
-    let sample = Sample { pid: u32::MAX, ip: 0x1000, sp: 0x7000, bp: 0, stack: &[0; 64], stack_cut: false };
+    let sample = Sample { pid: u32::MAX, ip: 0x1000, sp: 0x7000, bp: 0, kept: None, stack: &[0; 64], stack_cut: false };
     let frame = Frame { address: 0x1000, ..Frame::default() };
     assert_eq!(symbolizer.stack(&sample), Stack { frames: vec![frame], end: StackEnd::ModuleUnknown });
     symbolizer.note_process(u32::MAX);
@@ -36,7 +36,7 @@ fn a_process_that_does_not_exist_has_one_unknown_frame() {
 #[test]
 fn no_time_gives_no_frames_and_says_so() {
     let mut symbolizer = Symbolizer::new(Limits { deadline: Duration::ZERO, ..Limits::default() });
-    let sample = Sample { pid: own_pid(), ip: 0x1000, sp: 0x7000, bp: 0, stack: &[], stack_cut: true };
+    let sample = Sample { pid: own_pid(), ip: 0x1000, sp: 0x7000, bp: 0, kept: None, stack: &[], stack_cut: true };
     assert_eq!(symbolizer.stack(&sample), Stack { frames: Vec::new(), end: StackEnd::Deadline });
 }
 
@@ -66,7 +66,7 @@ proptest! {
         let bp = if below { sp.wrapping_sub(8) } else { sp.wrapping_add(16) };
         let limits = Limits { frames: 20, debug_bytes: 0, deadline: Duration::from_secs(100), ..Limits::default() };
         let mut symbolizer = Symbolizer::new(limits);
-        let sample = Sample { pid: own_pid(), ip: code[ip.index(code.len())], sp, bp, stack: &stack, stack_cut: cut };
+        let sample = Sample { pid: own_pid(), ip: code[ip.index(code.len())], sp, bp, kept: None, stack: &stack, stack_cut: cut };
         let named = symbolizer.stack(&sample);
         prop_assert!(!named.frames.is_empty() && named.frames.len() <= 20);
         prop_assert!(cut || named.end != StackEnd::StackCut);

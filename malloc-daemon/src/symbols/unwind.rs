@@ -34,6 +34,15 @@ impl Registers {
         registers
     }
 
+    /// With the registers of [`super::Sample::kept`].
+    pub fn keeping(mut self, kept: Option<[u64; 5]>) -> Self {
+        let names = [X86_64::RBX, X86_64::R12, X86_64::R13, X86_64::R14, X86_64::R15];
+        for (register, value) in names.into_iter().zip(kept.into_iter().flatten()) {
+            self.set(register, Some(value));
+        }
+        self
+    }
+
     /// The instruction pointer.
     pub fn ip(&self) -> u64 {
         self.get(X86_64::RA).unwrap_or_default()

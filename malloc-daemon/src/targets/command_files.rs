@@ -118,7 +118,14 @@ pub fn command_files(
             continue;
         }
         if let Some(loader) = elf.interpreter(&file) {
-            surroundings.list_libraries(&loader, &path, &mut files)?;
+            surroundings.list_libraries(&loader, &[], &path, &mut files)?;
+        } else if lists_without_running(&path)
+            && let Some((options, program)) = program_of_loader(&arguments)
+        {
+            let program = surroundings.resolve_path(Path::new(program))?;
+            add(&mut files.executables, program.clone());
+            surroundings.list_libraries(&path, options, &program, &mut files)?;
+            return Ok(files);
         }
         match program_of_env(&path, &arguments) {
             Some((program, rest)) => {
@@ -166,7 +173,13 @@ impl Surroundings<'_> {
         self.environment.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
     }
 
-    fn list_libraries(&self, loader: &Path, path: &Path, files: &mut CommandFiles) -> Result<(), CommandError> {
+    fn list_libraries(
+        &self,
+        loader: &Path,
+        options: &[OsString],
+        path: &Path,
+        files: &mut CommandFiles,
+    ) -> Result<(), CommandError> {
         if !lists_without_running(loader) {
             return Err(CommandError::UnknownLoader { path: path.to_path_buf(), loader: loader.to_path_buf() });
         }
@@ -177,7 +190,12 @@ impl Surroundings<'_> {
         let mut command = Command::new(loader);
         // Both loaders know the option; glibc's knows the variable as well and would else run the program should an
         // unusual build lack the option.
-        command.arg("--list").arg(path).env_clear().envs(self.environment.iter().map(|(key, value)| (key, value)));
+        command
+            .arg("--list")
+            .args(options)
+            .arg(path)
+            .env_clear()
+            .envs(self.environment.iter().map(|(key, value)| (key, value)));
         command.env("LD_TRACE_LOADED_OBJECTS", "1").current_dir(self.directory);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
@@ -294,6 +312,29 @@ fn program_of_env(path: &Path, arguments: &[OsString]) -> Option<(OsString, Vec<
     None
 }
 
+/// The options of a loader that is named as the command, and the program it is to run.
+fn program_of_loader(arguments: &[OsString]) -> Option<(&[OsString], &OsString)> {
+    /// Those that take the next word; `--option=value` is one word.
+    const VALUED: [&str; 7] = [
+        "--library-path",
+        "--inhibit-rpath",
+        "--audit",
+        "--preload",
+        "--argv0",
+        "--glibc-hwcaps-prepend",
+        "--glibc-hwcaps-mask",
+    ];
+    let mut at = 0;
+    loop {
+        let word = arguments.get(at)?;
+        match word.as_bytes() {
+            _ if VALUED.iter().any(|option| word == option) => at += 2,
+            [b'-', b'-', ..] => at += 1,
+            _ => return Some((arguments.get(..at)?, word)),
+        }
+    }
+}
+
 /// `-S "program argument"`, which a script line passes as one word, as the words it stands for; others unchanged.
 fn split_string(word: &OsStr) -> Vec<OsString> {
     let bytes = word.as_bytes();
@@ -357,6 +398,19 @@ mod tests {
         let files = files("./tool", &[], directory.path()).unwrap();
         assert_eq!(files.executables, [path.as_path(), Path::new("/usr/bin/env"), Path::new("/usr/bin/cat")]);
         assert!(has_library(&files, "libc.so"));
+    }
+
+    #[test]
+    fn a_loader_that_is_named_as_the_command_lists_what_it_will_map() {
+        let cat = open_in_root(Root::Host, Path::new("/usr/bin/cat")).unwrap().unwrap();
+        let loader = Elf.interpreter(&cat).expect("cat has a loader");
+        let loader = loader.to_str().unwrap();
+        let files = files(loader, &["--argv0", "dog", "--inhibit-cache", "/usr/bin/cat", "x"], Path::new("/")).unwrap();
+        assert_eq!(files.executables, [Path::new(loader), Path::new("/usr/bin/cat")]);
+        assert!(has_library(&files, "libc.so") && has_library(&files, "ld-"), "{files:?}");
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(program_of_loader(&words("--library-path /x --verify")), None);
+        assert_eq!(program_of_loader(&words("--library-path=/x p q")).unwrap().1, "p");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub mod usdt;
 pub use contents::Contents;
 pub use elf::{BuildId, ElfError};
 pub use identity::{ContentId, Digest};
-pub use locate::{AllocatorKind, Hook, Inference, Located, analyse, folded, locate};
+pub use locate::{AllocatorKind, Hook, Inference, Located, analyse, analyse_at_comparison, folded, locate};
 pub use malloc_common::depth::Depth;
 
 /// What discovery asks of the content of a file. A file that is no ELF file, or a malformed one, has none of it.

@@ -16,13 +16,22 @@ pub struct Taken {
     pub ip: u64,
     pub sp: u64,
     pub bp: u64,
+    pub kept: Option<[u64; 5]>,
     pub stack: Vec<u8>,
     pub cut: bool,
 }
 
 impl Taken {
     pub fn sample(&self) -> Sample<'_> {
-        Sample { pid: self.pid, ip: self.ip, sp: self.sp, bp: self.bp, stack: &self.stack, stack_cut: self.cut }
+        Sample {
+            pid: self.pid,
+            ip: self.ip,
+            sp: self.sp,
+            bp: self.bp,
+            kept: self.kept,
+            stack: &self.stack,
+            stack_cut: self.cut,
+        }
     }
 }
 
@@ -90,7 +99,8 @@ impl Victim {
         }
         stack.truncate(filled);
         let (ip, sp, bp) = (registers.rip, registers.rsp, registers.rbp);
-        Taken { pid: self.id(), ip, sp, bp, cut: filled == limit, stack }
+        let kept = Some([registers.rbx, registers.r12, registers.r13, registers.r14, registers.r15]);
+        Taken { pid: self.id(), ip, sp, bp, kept, cut: filled == limit, stack }
     }
 
     /// Ends it, as it stands.

@@ -160,7 +160,7 @@ fn compile_with(compiler: &Path, name: &str, output: &str, flags: &[&str]) -> Re
     let sources = workspace().join("tests/programs");
     let source = sources.join(format!("{name}.c"));
     let mut hasher = DefaultHasher::new();
-    for path in [&source, &sources.join("truth.h")] {
+    for path in [&source, &sources.join("truth.h"), &sources.join("start.c")] {
         std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).hash(&mut hasher);
     }
     (compiler, FLAGS, flags).hash(&mut hasher);

@@ -73,6 +73,10 @@ pub(super) fn process<'a>(snapshot: &'a Snapshot, process: &'a Process) -> doc::
             .map(|functions| functions.iter().map(|counted| function(counted, process.allocator.as_ref())).collect()),
         arena_sizes: process.arena_sizes.as_deref().map(buckets),
         sysmalloc_sizes: process.sysmalloc_sizes.as_deref().map(buckets),
+        heap_events: process
+            .heap_events
+            .as_ref()
+            .map(|events| events.iter().map(|(event, count)| (Cow::Borrowed(event.name()), *count)).collect()),
         threshold: process.threshold.as_ref().map(threshold),
         heap: heap::heap(process),
         arenas: heap::arenas(process),

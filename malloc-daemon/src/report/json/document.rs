@@ -225,6 +225,8 @@ pub struct Process<'a> {
     pub arena_sizes: Option<Vec<Bucket>>,
     /// Sizes that `sysmalloc` was asked for, padded.
     pub sysmalloc_sizes: Option<Vec<Bucket>>,
+    /// What the allocator's static probes told, by event; `null`: it has none, or they are not attached.
+    pub heap_events: Option<BTreeMap<Text<'a>, Option<u64>>>,
     /// The mmap threshold.
     pub threshold: Option<Threshold<'a>>,
     /// What its arenas hold together; `null`: not read.

@@ -84,7 +84,7 @@ struct OneRaise<'a> {
     thread: u32,
     comm: &'a str,
     unix_ms: u64,
-    from_bytes: u64,
+    from_bytes: Option<u64>,
     to_bytes: u64,
     /// `null`: seen only later; who raised it is not known.
     chunk_bytes: Option<u64>,
@@ -204,7 +204,7 @@ fn one_raise(raise: &Raise) -> OneRaise<'_> {
         thread: raise.tid,
         comm: &raise.comm,
         unix_ms: raise.unix_ms,
-        from_bytes: raise.from_bytes,
+        from_bytes: (raise.from_bytes != 0).then_some(raise.from_bytes),
         to_bytes: raise.to_bytes,
         chunk_bytes: raise.chunk_bytes,
         freed_by: raise.stack.as_deref().map(one_stack),

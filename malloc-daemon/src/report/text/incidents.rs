@@ -35,7 +35,8 @@ pub(super) fn render(out: &mut String, snapshot: &Snapshot, process: &Process, s
 }
 
 fn one_raise(out: &mut String, raise: &Raise, process: &Process, style: Style) {
-    push(out, &format!("  {} -> {}, thread {}", bytes(raise.from_bytes), bytes(raise.to_bytes), raise.tid));
+    let from = if raise.from_bytes == 0 { "not known".to_owned() } else { bytes(raise.from_bytes) };
+    push(out, &format!("  {from} -> {}, thread {}", bytes(raise.to_bytes), raise.tid));
     match (raise.chunk_bytes, &raise.stack) {
         (None, _) => style.sentence(out, 4, Tone::Quiet, "seen only later: who raised it is not known"),
         (Some(_), None) => style.sentence(out, 4, Tone::Quiet, "by a free whose stack was not named"),

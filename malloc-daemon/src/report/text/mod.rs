@@ -135,6 +135,7 @@ fn block(out: &mut String, snapshot: &Snapshot, process: &Process, style: Style)
     chunks::render(out, process, style);
     heap::render(out, process, style);
     meaning::render(out, snapshot, process, style);
+    heap_events(out, process, style);
     incidents::render(out, snapshot, process, style);
     syscalls::render(out, &process.syscalls, style);
     losses::of_process(out, process, style);
@@ -181,6 +182,21 @@ fn threshold(out: &mut String, threshold: Option<&Threshold>, style: Style) {
             bytes(threshold.mmapped_bytes)
         ),
     );
+}
+
+/// What the allocator's static probes told, as far as anything happened.
+fn heap_events(out: &mut String, process: &Process, style: Style) {
+    let told = process.heap_events.iter().flatten();
+    let told: Vec<String> = told
+        .filter_map(|(event, times)| {
+            let times = times.filter(|times| *times != 0)?;
+            Some(format!("{} {}", event.name().replace('_', " "), count(times)))
+        })
+        .collect();
+    if !told.is_empty() {
+        heading(out, "Arenas and heaps", style);
+        style.sentence(out, 2, Tone::Quiet, &told.join(", "));
+    }
 }
 
 /// Starts a section of a block.

@@ -1,5 +1,6 @@
 //! Turns the bytes of a file that defines `malloc` into the list of its probes.
 
+mod compared;
 pub(crate) mod debug_data;
 mod evidence;
 mod foreign;
@@ -10,6 +11,7 @@ mod scan;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod told;
 
 #[cfg(test)]
 pub(crate) use infer::tests::stripped_miniature;
@@ -26,7 +28,7 @@ pub use foreign::folded;
 pub use infer::{Check, INFERRED_NAMES, Inference, RULES, Unidentified};
 pub use kind::AllocatorKind;
 use malloc_common::depth::Depth;
-use scan::Scan;
+use scan::{Scan, Sysmalloc};
 
 /// The most probes one file is given: twice what any glibc seen needs.
 pub const HOOK_LIMIT: usize = 256;
@@ -198,6 +200,15 @@ pub fn analyse<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Lo
     analyse_knowing(file, debug, None).map(|(located, _)| located)
 }
 
+/// [`analyse`] with `sysmalloc` hooked where it compares the threshold, as if every build made it a part of
+/// `_int_malloc`: for holding these places against its entry where there is one.
+///
+/// # Errors
+/// As [`analyse`].
+pub fn analyse_at_comparison<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Located, ElfError> {
+    look(file, debug, None, Sysmalloc::AtItsComparison).map(|(located, _)| located)
+}
+
 /// [`analyse`], with what was inferred of the same bytes before: it is taken when it holds. Also what was inferred now.
 ///
 /// # Errors
@@ -206,6 +217,15 @@ pub fn analyse_knowing<'data, 'debug, R: ReadRef<'data>, D: ReadRef<'debug>>(
     file: R,
     debug: Option<D>,
     before: Option<&Inference>,
+) -> Result<(Located, Option<Inference>), ElfError> {
+    look(file, debug, before, Sysmalloc::AtItsEntry)
+}
+
+fn look<'data, 'debug, R: ReadRef<'data>, D: ReadRef<'debug>>(
+    file: R,
+    debug: Option<D>,
+    before: Option<&Inference>,
+    sysmalloc: Sysmalloc,
 ) -> Result<(Located, Option<Inference>), ElfError> {
     let elf = Elf::parse(file)?;
     let Some(machine) = Machine::of(elf.machine()) else {
@@ -236,9 +256,18 @@ pub fn analyse_knowing<'data, 'debug, R: ReadRef<'data>, D: ReadRef<'debug>>(
     if glibc {
         scan.sweep_unnamed();
     }
-    scan.entries(glibc && named, &inferred.unidentified);
+    scan.entries(glibc && named, &inferred.unidentified, sysmalloc);
     scan.branches(glibc && named);
-    let (hooks, functions, mut missing) = scan.finish();
+    let (mut hooks, functions, mut missing) = scan.finish();
+    let told = if glibc { told::hooks(&elf, machine, &usdt, mp) } else { told::Told::default() };
+    if told::tell_of_raises(&told.hooks) {
+        for hook in &mut hooks {
+            hook.cookie = hook.cookie.with_raises_told();
+        }
+    }
+    notes.extend(told.notes);
+    hooks.extend(told.hooks);
+    hooks.sort_by_key(|hook| (hook.depth, hook.file_offset, hook.role));
     if glibc
         && !named
         && let Some(why) = &found.why_no_internals

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use malloc_common::function::{self, Function};
-use malloc_common::site::{Cookie, Role};
+use malloc_common::site::{Cookie, MP_MMAP_THRESHOLD, PtRegsWord, Role};
 use object::read::ReadRef;
 
+use super::compared::compared;
 use super::glibc::{self, OutOfLine, Wrapper};
 use super::infer::{Morecore, Unidentified};
 use super::{AllocatorFunction, HOOK_LIMIT, Hook, MallocPar, Missing};
@@ -37,6 +38,23 @@ struct Stretch<'data> {
     cold: bool,
     code: &'data [u8],
     body: Vec<Instruction>,
+}
+
+/// Where `sysmalloc` is hooked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sysmalloc {
+    /// At its entry, or at its comparison where it is a part of `_int_malloc`.
+    AtItsEntry,
+    /// At its comparison everywhere.
+    AtItsComparison,
+}
+
+/// What else a hook tells its program or the reader.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    /// Where the value is that the role is about, unless it is the first argument.
+    word: Option<PtRegsWord>,
+    pushed_bytes: u32,
 }
 
 /// The allocator's code in one file, and what has been made of it.
@@ -187,7 +205,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
 
     /// Hooks the entries of the public functions and, when they are known, of the `internals`.
     /// Those that are `unidentified` are reported as such elsewhere.
-    pub fn entries(&mut self, internals: bool, unidentified: &[Unidentified]) {
+    pub fn entries(&mut self, internals: bool, unidentified: &[Unidentified], sysmalloc: Sysmalloc) {
         for function in function::ALL {
             let place = self.counted.iter().find(|(_, counted)| **counted == function).map(|(vaddr, _)| *vaddr);
             if let Some(vaddr) = place {
@@ -200,13 +218,21 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
         for (name, role, arguments) in glibc::ENTRIES {
             let whole = |stretch: &&Stretch<'_>| stretch.function == name && !stretch.part && !stretch.cold;
             let usable = |stretch: &&Stretch<'_>| whole(stretch) && (!stretch.reshaped || arguments == 1);
-            let places: Vec<u64> = self.stretches.iter().filter(usable).map(|stretch| stretch.vaddr).collect();
+            let mut places: Vec<u64> = self.stretches.iter().filter(usable).map(|stretch| stretch.vaddr).collect();
+            if role == Role::Sysmalloc && (places.is_empty() || sysmalloc == Sysmalloc::AtItsComparison) {
+                if self.comparisons() {
+                    continue;
+                }
+                places.clear();
+            }
             if places.is_empty() {
                 if unidentified.iter().any(|function| function.name == name) {
                     continue;
                 }
                 let why = if self.stretches.iter().any(|stretch| whole(&stretch)) {
                     "this build passes it other arguments than its source says"
+                } else if role == Role::Sysmalloc {
+                    "this build inlines it, and where it compares the threshold was not found"
                 } else {
                     "this build inlines it: it has no symbol of its own"
                 };
@@ -216,6 +242,25 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
                 self.entry_at(vaddr, role, arguments);
             }
         }
+    }
+
+    /// Hooks what stands for the entry of a `sysmalloc` that is a part of `_int_malloc`; false where nothing does.
+    fn comparisons(&mut self) -> bool {
+        let Some(threshold) = self.mp.and_then(|mp| mp.vaddr.checked_add(MP_MMAP_THRESHOLD.into())) else {
+            return false;
+        };
+        let mut found = Vec::new();
+        let holds = |stretch: &&Stretch<'_>| matches!(stretch.function.as_str(), "_int_malloc" | "sysmalloc");
+        for stretch in self.stretches.iter().filter(holds) {
+            for place in compared(self.machine, stretch.code, &stretch.body, threshold, &self.targets) {
+                found.push((stretch.symbol.clone(), place.vaddr.saturating_sub(stretch.vaddr), place));
+            }
+        }
+        for (symbol, offset, place) in &found {
+            let told = Told { word: Some(place.nb), pushed_bytes: 0 };
+            self.hook(Role::Sysmalloc, symbol.clone(), *offset, place.vaddr, place.execution.clone(), told);
+        }
+        !found.is_empty()
     }
 
     fn entry_at(&mut self, vaddr: u64, role: Role, arguments: usize) {
@@ -230,7 +275,14 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             self.lack(Depth::of(role), &name, "its code cannot be read");
             return;
         };
-        self.hook(role, symbol, site.offset, site.vaddr, site.execution, site.pushed_bytes);
+        self.hook(
+            role,
+            symbol,
+            site.offset,
+            site.vaddr,
+            site.execution,
+            Told { word: None, pushed_bytes: site.pushed_bytes },
+        );
     }
 
     /// Hooks the branches to the public functions and, when the `internals` are known, into the kernel.
@@ -265,7 +317,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
                 let why = "a conditional branch leads there, which a probe cannot tell taken from not taken";
                 self.lack(Depth::of(role), &format!("{symbol}+{offset:#x}"), why);
             } else {
-                self.hook(role, symbol, offset, vaddr, cost, 0);
+                self.hook(role, symbol, offset, vaddr, cost, Told::default());
             }
         }
         if internals {
@@ -353,7 +405,7 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
         offset_in_symbol: u64,
         vaddr: u64,
         execution: Execution,
-        pushed_bytes: u32,
+        Told { word, pushed_bytes }: Told,
     ) {
         let Some(file_offset) = self.elf.file_offset(vaddr) else { return };
         let depth = Depth::of(role);
@@ -368,6 +420,9 @@ impl<'a, 'data, R: ReadRef<'data>> Scan<'a, 'data, R> {
             && let Ok(distance) = i32::try_from(i128::from(mp.vaddr) - i128::from(vaddr))
         {
             cookie = cookie.with_mp(mp.layout, distance);
+        }
+        if let Some(word) = word {
+            cookie = cookie.with_word(word);
         }
         let hook = Hook { role, symbol, offset_in_symbol, vaddr, file_offset, cookie, execution, pushed_bytes, depth };
         self.hooks.insert((depth, file_offset, role), hook);

@@ -18,12 +18,13 @@ use object::read::ReadRef;
 
 pub use confirm::{Check, checks, holds};
 pub use data::{arena_layout, mp_layout};
-use flow::{Reading, follow};
+use flow::{Known, Reading, follow};
 use frames::Frames;
 use graph::Graph;
 use rules::{Data, Roots, Rules, Told, Verdict};
 
 use crate::targets::decode::Machine;
+use crate::targets::decode::step::{Operand, Register};
 use crate::targets::elf::Elf;
 use crate::targets::slots::named_slots;
 use crate::targets::symbols::{Binding, Source, Symbol};
@@ -312,6 +313,29 @@ fn name_in(version: Option<&str>, name: &'static str) -> &'static str {
         "heap_trim" if version >= (2, 41) => "_int_free_maybe_consolidate",
         name => name,
     }
+}
+
+/// Where the code of a function, which lies at `vaddr`, compares the word at `place` with a register: the comparison and
+/// that register.
+pub fn comparisons_with(machine: Machine, code: &[u8], vaddr: u64, place: u64) -> Vec<(u64, Register)> {
+    let slots = BTreeMap::new();
+    let reading = Reading { convention: machine.convention(), slots: &slots };
+    let steps = machine.steps(code, vaddr);
+    let facts = follow(&steps, vaddr, vaddr.saturating_add(code.len() as u64), reading);
+    let wanted = Some(Known::Loaded(place));
+    let mut found = Vec::new();
+    for (at, sides) in facts.comparisons {
+        let step = steps.iter().find(|step| step.vaddr == at);
+        let operands = step.and_then(|step| step.compares);
+        let other = match (operands, sides[0] == wanted, sides[1] == wanted) {
+            (Some([_, other]), true, false) | (Some([other, _]), false, true) => other,
+            _ => continue,
+        };
+        if let Operand::Register(register) = other {
+            found.push((at, register));
+        }
+    }
+    found
 }
 
 /// The pointer `__morecore`: the one way in which glibc up to 2.33 asks for more heap or less.

@@ -1,11 +1,11 @@
 //! What is told of a stripped libc in miniature, whose functions do as much as the rules ask for, and what is refused.
 
 use malloc_common::depth::Depth;
-use malloc_common::site::{ArenaLayout, MpLayout, Role};
+use malloc_common::site::{ArenaLayout, MpLayout, PtRegsWord, Role};
 use object::elf;
 use proptest::prelude::*;
 
-use crate::targets::decode::Execution;
+use crate::targets::decode::{Emulation, Execution};
 use crate::targets::fixture::{BASE, File, Function, Symtab, Visibility, branch, libc, note};
 use crate::targets::locate::{Located, locate};
 use crate::targets::symbols::Source;
@@ -247,9 +247,16 @@ fn a_sysmalloc_that_is_a_part_of_int_malloc_is_told_as_inlined() {
     let mut rows = with("_int_malloc", ops);
     rows.retain(|(name, ..)| *name != "sysmalloc");
     let told = told(&rows);
-    assert!(!has(&told, Role::Sysmalloc));
+    let hook = told.hooks.iter().find(|hook| hook.role == Role::Sysmalloc).expect("its comparison");
+    // The comparison is followed by a read of mp_, a call takes the place of the branch.
+    assert_eq!((hook.symbol.as_str(), hook.offset_in_symbol), ("_int_malloc", 7 + 6));
+    assert_eq!(hook.cookie.word(), PtRegsWord::x86_64(3), "nb is in rbx");
+    assert_eq!(hook.execution, Execution::Emulated(Emulation::Call));
+    assert!(hook.cookie.mp(hook.vaddr).is_some());
     assert!(has(&told, Role::MapChunk) && has(&told, Role::Grow) && has(&told, Role::Trim));
-    assert!(lacks(&told).iter().any(|(what, why)| *what == "sysmalloc" && why.contains("inlines")));
+    assert_eq!(lacks(&told), []);
+    let named = locate(&*file(&rows).bytes(Symtab::Kept), None).expect("a libc");
+    assert_eq!(places(&named), places(&told), "symbols say as little of it");
     assert!(told.notes.iter().any(|note| note.contains("compares the threshold at 0x")), "{:?}", told.notes);
 }
 

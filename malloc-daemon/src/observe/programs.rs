@@ -1,0 +1,31 @@
+//! Which kernel program serves which hook of a file.
+
+use malloc_common::site::Role;
+
+use crate::probes::Site;
+use crate::targets::Hook;
+
+/// Hooks by the program that serves them. Branches come first and transfers before calls: an entry that is counted
+/// while the probe on the branch before it is not there yet would count twice.
+pub fn programs<'a>(hooks: impl Iterator<Item = &'a Hook>) -> Vec<(&'static str, Vec<Site>)> {
+    let mut by_program = ["branch", "told", "slow", "arena", "call"].map(|program| (program, Vec::new()));
+    for hook in hooks {
+        let index = match hook.role {
+            Role::Call(_) | Role::Transfer(_) => 4,
+            Role::Arena => 3,
+            Role::Sysmalloc | Role::MunmapChunk | Role::Systrim | Role::NewHeap => 2,
+            Role::Raise | Role::Told(_) => 1,
+            _ => 0,
+        };
+        let site = Site { file_offset: hook.file_offset, cookie: hook.cookie.0 };
+        by_program[index].1.push((matches!(hook.role, Role::Call(_)), site));
+    }
+    by_program
+        .into_iter()
+        .filter(|(_, sites)| !sites.is_empty())
+        .map(|(program, mut sites)| {
+            sites.sort_by_key(|(is_call, _)| *is_call);
+            (program, sites.into_iter().map(|(_, site)| site).collect())
+        })
+        .collect()
+}
