@@ -167,6 +167,8 @@ pub const SLOT_LIVE: u32 = 1;
 pub const SLOT_EXITED: u32 = 2;
 /// [`Slot::state`]: the process runs another program now; nothing is added any more.
 pub const SLOT_REPLACED: u32 = 3;
+/// [`Slot::state`]: as [`SLOT_EXITED`], by the kernel's choice when memory ran out.
+pub const SLOT_OOM_KILLED: u32 = 4;
 
 /// [`Slot::born`]: first seen in the middle of its life.
 pub const BORN_UNSEEN: u32 = 0;
@@ -415,12 +417,8 @@ mod tests {
         for f in crate::function::ALL.into_iter().filter(|f| *f != Function::Free) {
             all.extend([Series::Call(f), Series::Transfer(f)]);
         }
-        for s in SYSCALLS {
-            all.push(Series::Latency(s));
-            if s != Syscall::Brk {
-                all.push(Series::Sizes(s));
-            }
-        }
+        all.extend(SYSCALLS.map(Series::Latency));
+        all.extend(SYSCALLS.into_iter().filter(|s| *s != Syscall::Brk).map(Series::Sizes));
         for series in &all {
             assert!(series.index() < SERIES);
             assert!(seen.insert(series.index()), "{series:?}");

@@ -25,6 +25,10 @@ use crate::probes::Capacities;
 const ENDED_NS: u64 = 60_000_000_000;
 /// Ended processes kept at most: a minute of 60 short-lived programs a second. 3,600 x about 8 KiB = 29 MiB.
 const ENDED_IMAGES: usize = 3_600;
+/// Those that were killed for memory stay for an hour: somebody comes to look.
+const KILLED_NS: u64 = 3_600_000_000_000;
+/// How many of them are kept at most, about 2 MiB.
+const KILLED_IMAGES: usize = 256;
 
 /// Changes that may wait for the thread: more are refused until it has taken them over.
 const CHANGES: usize = 16;
@@ -144,7 +148,12 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
         tracing: false,
         faults: wishes.faults,
         capacities: Capacities::default(),
-        keep: Keep { ended_ns: ENDED_NS, ended_images: ENDED_IMAGES },
+        keep: Keep {
+            ended_ns: ENDED_NS,
+            ended_images: ENDED_IMAGES,
+            killed_ns: KILLED_NS,
+            killed_images: KILLED_IMAGES,
+        },
     })?;
     if let Some(path) = &wishes.cache_dir
         && let Err(error) = observer.cache().keep_in(path)

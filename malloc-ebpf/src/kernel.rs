@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{
     bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs,
 };
 use malloc_common::abi::{
-    COUNTERS, Counter, Event, Flight, Origin, SERIES, SLOT_EXITED, SLOT_LIVE, Sample, Series, Slot,
+    COUNTERS, Counter, Event, Flight, Origin, SERIES, SLOT_LIVE, SLOT_REPLACED, Sample, Series, Slot,
 };
 use malloc_common::chunk::{Chunk, ChunkKey, WATCHES, Watch};
 use malloc_common::histogram::{self, BUCKETS};
@@ -17,6 +17,9 @@ use malloc_common::maps::RECENT_SLOTS;
 use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD, MpLayout, PtRegsWord};
 use malloc_common::tracker::{FIRST_SAMPLES, HistogramId, Kernel, Mp, Registers, SAMPLE_EVERY_NS, SlotId};
 
+use crate::fields::{
+    OFF_BRK, OFF_GROUP_LEADER, OFF_LIVE, OFF_MM, OFF_OOM_MM, OFF_START_TIME, OFF_TGID, read_kernel, read_signal,
+};
 use crate::machine;
 use crate::maps::{
     CHUNKS, EVENTS, FLIGHTS, FREE_HISTS, FREE_SLOTS, HISTOGRAMS, INHERITED, LOST, PROCESSES, RECENT, SAMPLES, SLOTS,
@@ -33,22 +36,6 @@ static TRACING: Global<u32> = Global::new(0);
 /// 1: page faults of mapped chunks are counted.
 #[unsafe(no_mangle)]
 static FAULTS: Global<u32> = Global::new(0);
-/// Byte offsets in this kernel's structures, from its BTF.
-#[unsafe(no_mangle)]
-static OFF_GROUP_LEADER: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static OFF_START_TIME: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static OFF_MM: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static OFF_BRK: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static OFF_SIGNAL: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static OFF_LIVE: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static OFF_TGID: Global<u32> = Global::new(0);
-
 /// The kernel this program runs in.
 pub struct Bpf;
 
@@ -68,16 +55,6 @@ pub fn registers(regs: *const pt_regs) -> Registers {
 pub fn tgid_of(task: *const u8) -> u32 {
     // SAFETY: `bpf_probe_read_kernel` checks the address.
     unsafe { read_kernel::<u32>(task as u64, &OFF_TGID) }.unwrap_or(0)
-}
-
-/// # Safety
-///
-/// Any bit pattern is a valid `T`.
-#[inline(always)]
-unsafe fn read_kernel<T>(base: u64, offset: &Global<u32>) -> Option<T> {
-    let address = base.wrapping_add(u64::from(offset.load()));
-    // SAFETY: the helper checks the address and fails on one that is not mapped.
-    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
 }
 
 /// # Safety
@@ -130,13 +107,15 @@ impl Kernel for Bpf {
 
     #[inline(always)]
     fn last_thread(&self) -> bool {
-        // SAFETY: a helper without arguments; the reads are checked. `do_exit` has already taken this thread off
-        // `signal->live` when the tracepoint fires (kernels 5.15 to 7.3).
-        let live = unsafe {
-            let task = bpf_get_current_task();
-            read_kernel::<u64>(task, &OFF_SIGNAL).and_then(|signal| read_kernel::<u32>(signal, &OFF_LIVE))
-        };
-        live.unwrap_or(0) == 0
+        // SAFETY: any bits are a number. `do_exit` has already taken this thread off `signal->live` when the
+        // tracepoint fires (kernels 5.15 to 7.3).
+        unsafe { read_signal::<u32>(&OFF_LIVE) }.unwrap_or(0) == 0
+    }
+
+    #[inline(always)]
+    fn oom_killed(&self) -> bool {
+        // SAFETY: any bits are a number. `mark_oom_victim` sets the pointer once, for as long as the structure lives.
+        OFF_OOM_MM.load() != u32::MAX && unsafe { read_signal::<u64>(&OFF_OOM_MM) }.unwrap_or(0) != 0
     }
 
     #[inline(always)]
@@ -215,7 +194,7 @@ impl Kernel for Bpf {
             // SAFETY: the last thread of the image runs here; nothing else writes the slot any more.
             unsafe {
                 (*slot).end_ns = self.now_ns();
-                (*slot).comm = if state == SLOT_EXITED { self.comm() } else { (*slot).comm };
+                (*slot).comm = if state == SLOT_REPLACED { (*slot).comm } else { self.comm() };
                 (*slot).state = state;
             }
         }

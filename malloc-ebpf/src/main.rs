@@ -11,6 +11,7 @@ mod arena;
 mod blank;
 mod call;
 mod faults;
+mod fields;
 mod kernel;
 mod machine;
 mod maps;

@@ -41,6 +41,8 @@ pub trait Kernel {
     fn program_break(&self) -> u64;
     /// True when the running thread is the last of its process.
     fn last_thread(&self) -> bool;
+    /// True when the kernel has chosen the running process to die for its memory; false also where it does not tell.
+    fn oom_killed(&self) -> bool;
     /// True while a tracer listens.
     fn tracing(&self) -> bool;
     /// Reads `mp_` of the running process.

@@ -9,7 +9,7 @@
 
 use crate::abi::{
     BORN_EXEC, BORN_UNSEEN, CHAIN_AT_BRANCH, Counter, EVENT_CROSSING, EVENT_EXEC, EVENT_EXIT, EVENT_MAPPED, Flight,
-    Origin, SLOT_EXITED, SLOT_REPLACED, Series, Syscall,
+    Origin, SLOT_EXITED, SLOT_OOM_KILLED, SLOT_REPLACED, Series, Syscall,
 };
 use crate::chunk::Chunk;
 use crate::function::Request;
@@ -340,7 +340,7 @@ pub fn exit<K: Kernel>(k: &K) {
     }
     let tgid = k.tgid();
     if k.slot(tgid).is_some() {
-        k.close_slot(tgid, SLOT_EXITED);
+        k.close_slot(tgid, if k.oom_killed() { SLOT_OOM_KILLED } else { SLOT_EXITED });
         trace::lifecycle(k, EVENT_EXIT);
     }
     k.dismiss(tgid);

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use malloc_common::abi::{
-    ALL_ORIGINS, BORN_EXEC, Counter, Histogram, Origin, SLOT_EXITED, SLOT_REPLACED, SYSCALLS, Series, Slot, Syscall,
+    ALL_ORIGINS, BORN_EXEC, Counter, Histogram, Origin, SLOT_EXITED, SLOT_OOM_KILLED, SLOT_REPLACED, SYSCALLS, Series,
+    Slot, Syscall,
 };
 use malloc_common::depth::Depth;
 use malloc_common::function::{self, Function};
@@ -103,6 +104,7 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
         ended: match slot.state {
             SLOT_EXITED => Some(End::Exited),
             SLOT_REPLACED => Some(End::Replaced),
+            SLOT_OOM_KILLED => Some(End::OomKilled),
             _ => None,
         },
         observed_ms: (if slot.end_ns == 0 { now_ns } else { slot.end_ns }).saturating_sub(slot.first_ns) / 1_000_000,

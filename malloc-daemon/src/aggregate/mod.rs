@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use malloc_common::abi::{SLOT_EXITED, SLOT_REPLACED};
 use malloc_common::loss;
 
 use crate::collect::{RawImage, RawSnapshot};
@@ -20,8 +19,8 @@ pub mod what_if;
 
 pub use image::Facts;
 use model::{
-    Calibration, CrossingStacks, DaemonCost, Host, LossReason, Mapping, Probe, Process, ProcessId, Raise, Snapshot,
-    Window,
+    Calibration, CrossingStacks, DaemonCost, End, Host, LossReason, Mapping, Probe, Process, ProcessId, Raise,
+    Snapshot, Window,
 };
 
 /// What the daemon knows of a moment besides the rows.
@@ -58,6 +57,10 @@ pub struct Keep {
     pub ended_ns: u64,
     /// Ended images kept at most: the oldest goes first.
     pub ended_images: usize,
+    /// The same for images that the kernel killed when memory ran out: nanoseconds, and images at most.
+    pub killed_ns: u64,
+    /// See `killed_ns`.
+    pub killed_images: usize,
 }
 
 type ImageKey = (ProcessId, u64);
@@ -67,16 +70,19 @@ type ImageKey = (ProcessId, u64);
 pub struct Aggregate {
     keep: Keep,
     sequence: u64,
-    /// In the order of their ends.
-    ended: VecDeque<(u64, ImageKey, Arc<Process>)>,
+    /// In the order of their ends, those killed for memory apart: others push none of them out.
+    ended: Shelf,
+    killed: Shelf,
     dropped: u64,
 }
+
+type Shelf = VecDeque<(u64, ImageKey, Arc<Process>)>;
 
 impl Aggregate {
     /// Nothing yet.
     #[must_use]
     pub fn new(keep: Keep) -> Self {
-        Self { keep, sequence: 0, ended: VecDeque::new(), dropped: 0 }
+        Self { keep, sequence: 0, ended: Shelf::new(), killed: Shelf::new(), dropped: 0 }
     }
 
     /// What is true after these rows. `facts` answers what the daemon knows of a process besides its counts.
@@ -95,14 +101,16 @@ impl Aggregate {
                 moment.tracking_since_ns,
                 moment.calibration.prices(),
             ));
-            if row.slot.state == SLOT_EXITED || row.slot.state == SLOT_REPLACED {
-                self.ended.push_back((row.slot.end_ns, key, process));
-            } else {
-                live.insert(key, process);
+            match process.ended {
+                Some(End::OomKilled) => self.killed.push_back((row.slot.end_ns, key, process)),
+                Some(_) => self.ended.push_back((row.slot.end_ns, key, process)),
+                None => drop(live.insert(key, process)),
             }
         }
-        self.forget(raw.now_ns);
-        let ended = self.ended.iter().map(|(_, key, process)| (*key, Arc::clone(process)));
+        let Keep { ended_ns, ended_images, killed_ns, killed_images } = self.keep;
+        self.dropped += forget(&mut self.ended, raw.now_ns, ended_ns, ended_images);
+        self.dropped += forget(&mut self.killed, raw.now_ns, killed_ns, killed_images);
+        let ended = self.ended.iter().chain(&self.killed).map(|(_, key, process)| (*key, Arc::clone(process)));
         let mut processes: Vec<_> = ended.chain(live).collect();
         processes.sort_by_key(|(key, _)| *key);
         let losses = self.losses(raw, moment.incidents_lost);
@@ -127,19 +135,6 @@ impl Aggregate {
         }
     }
 
-    fn forget(&mut self, now_ns: u64) {
-        while let Some((end_ns, _, _)) = self.ended.front() {
-            if self.keep.ended_ns != u64::MAX && now_ns.saturating_sub(*end_ns) > self.keep.ended_ns {
-                self.ended.pop_front();
-            } else if self.ended.len() > self.keep.ended_images {
-                self.ended.pop_front();
-                self.dropped += 1;
-            } else {
-                break;
-            }
-        }
-    }
-
     fn losses(&self, raw: &RawSnapshot, incidents: u64) -> Vec<(LossReason, u64)> {
         let kernel = loss::ALL.into_iter().map(|loss| (LossReason::Kernel(loss), raw.lost[loss as usize]));
         let rest = [
@@ -149,6 +144,22 @@ impl Aggregate {
         ];
         kernel.chain(rest).filter(|(_, count)| *count != 0).collect()
     }
+}
+
+/// Lets go of images whose time is over, then of the oldest that are too many; returns how many these were.
+fn forget(shelf: &mut Shelf, now_ns: u64, keep_ns: u64, images: usize) -> u64 {
+    let mut dropped = 0;
+    while let Some((end_ns, _, _)) = shelf.front() {
+        if keep_ns != u64::MAX && now_ns.saturating_sub(*end_ns) > keep_ns {
+            shelf.pop_front();
+        } else if shelf.len() > images {
+            shelf.pop_front();
+            dropped += 1;
+        } else {
+            break;
+        }
+    }
+    dropped
 }
 
 #[cfg(test)]

@@ -187,6 +187,8 @@ pub enum End {
     Exited,
     /// It runs another program now.
     Replaced,
+    /// The kernel killed the process when memory ran out.
+    OomKilled,
 }
 
 /// The allocator that a process uses.

@@ -17,8 +17,9 @@ use crate::collect::{Collector, RawImage};
 
 mod chunks;
 mod faults;
+mod killed;
 
-const KEEP: Keep = Keep { ended_ns: u64::MAX, ended_images: 64 };
+const KEEP: Keep = Keep { ended_ns: u64::MAX, ended_images: 64, killed_ns: u64::MAX, killed_images: 64 };
 /// `mmap(NULL, len, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0)`
 const fn map_args(len: u64) -> [u64; 6] {
     [0, len, 3, 34, u64::MAX, 0]
@@ -465,7 +466,7 @@ fn a_full_event_ring_loses_events_and_no_counts() {
 fn slots_and_histograms_are_used_again() {
     // BOUND-1
     let mut sim = Sim::new(Room { slots: 1, histograms: 2, ..Room::default() }, None);
-    let mut aggregate = Aggregate::new(Keep { ended_ns: u64::MAX, ended_images: 3 });
+    let mut aggregate = Aggregate::new(Keep { ended_images: 3, ..KEEP });
     for pid in 1..=10 {
         sim.run(pid, pid).call(Malloc, [u64::from(pid), 0, 0]).call(Calloc, [1, 1, 0]).exit();
         let snapshot = aggregate.apply(&sim.collect(), Moment::default(), &at_depth(Depth::Call));

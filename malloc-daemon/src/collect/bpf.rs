@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 
 use aya::maps::{HashMap, MapData, RingBuf, Stack};
 use malloc_common::abi::{
-    Event, FLIGHT_WORDS, HISTOGRAM_WORDS, Histogram, SERIES, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, SLOT_REPLACED,
-    SLOT_WORDS, SampleRegisters, Slot, sample_from_bytes,
+    Event, FLIGHT_WORDS, HISTOGRAM_WORDS, Histogram, SERIES, SLOT_FREE, SLOT_LIVE, SLOT_WORDS, SampleRegisters, Slot,
+    sample_from_bytes,
 };
 use malloc_common::chunk::{CHUNK_KEY_WORDS, CHUNK_WORDS, Chunk, ChunkKey};
 use malloc_common::loss::LOSSES;
@@ -175,7 +175,7 @@ impl Collector for BpfCollector {
                 continue;
             }
             let series = slot.series;
-            let ended = slot.state == SLOT_EXITED || slot.state == SLOT_REPLACED;
+            let ended = slot.state != SLOT_LIVE;
             let image = self.image(slot);
             if ended && image.mapped_chunks() != 0 {
                 left_chunks.insert((u64::from(slot.tgid), slot.first_ns));

@@ -3,9 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use malloc_common::abi::{
-    Counter, Event, Flight, Histogram, Origin, SLOT_EXITED, SLOT_FREE, SLOT_LIVE, SLOT_REPLACED, Series, Slot, Syscall,
-};
+use malloc_common::abi::{Counter, Event, Flight, Histogram, Origin, SLOT_FREE, SLOT_LIVE, Series, Slot, Syscall};
 use malloc_common::chunk::{Chunk, ChunkKey, WATCHES, Watch};
 use malloc_common::function::Function;
 use malloc_common::histogram;
@@ -45,6 +43,7 @@ struct Task {
     threads: u32,
     program_break: u64,
     mp: Option<Mp>,
+    oom_killed: bool,
 }
 
 /// The simulated kernel; the thread that runs is chosen by [`Sim::run`].
@@ -240,6 +239,12 @@ impl Sim {
         self
     }
 
+    /// Memory ran out, and the kernel chose the running process; its threads still have to end.
+    pub fn choose_for_memory(&self) -> &Self {
+        self.task(|task| task.oom_killed = true);
+        self
+    }
+
     /// The running thread ends.
     pub fn exit(&self) -> &Self {
         let tgid = self.running.get().0;
@@ -283,6 +288,10 @@ impl Kernel for Sim {
 
     fn last_thread(&self) -> bool {
         self.task(|task| task.threads) == 0
+    }
+
+    fn oom_killed(&self) -> bool {
+        self.task(|task| task.oom_killed)
     }
 
     fn tracing(&self) -> bool {
@@ -479,7 +488,7 @@ impl Collector for Sim {
             let histograms = row.series.iter().enumerate().filter(|(_, held)| **held != 0);
             let histograms = histograms.map(|(series, id)| (series, held[*id as usize - 1])).collect();
             images.push(RawImage { slot: *row, histograms });
-            if row.state == SLOT_EXITED || row.state == SLOT_REPLACED {
+            if row.state != SLOT_LIVE {
                 let ended = (u64::from(row.tgid), row.first_ns);
                 self.chunks.borrow_mut().retain(|key, chunk| (key.tgid, chunk.image_ns) != ended);
                 for id in row.series.iter().filter(|id| **id != 0) {

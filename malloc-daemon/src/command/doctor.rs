@@ -198,7 +198,7 @@ fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused) {
         tracing: false,
         faults: false,
         capacities: Capacities::SMALL,
-        keep: Keep { ended_ns: 0, ended_images: 0 },
+        keep: Keep { ended_ns: 0, ended_images: 0, killed_ns: 0, killed_images: 0 },
     };
     let mut trials = Vec::new();
     let mut told = |name: &str, answer: Result<String, (String, String)>| {

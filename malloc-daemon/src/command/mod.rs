@@ -112,6 +112,11 @@ fn recording(depth: Depth, selection: crate::observe::Selection, tracing: bool) 
         // A trace prints none.
         faults: !tracing,
         capacities: crate::probes::Capacities::default(),
-        keep: crate::aggregate::Keep { ended_ns: u64::MAX, ended_images: RECORDED_IMAGES },
+        keep: crate::aggregate::Keep {
+            ended_ns: u64::MAX,
+            ended_images: RECORDED_IMAGES,
+            killed_ns: u64::MAX,
+            killed_images: RECORDED_IMAGES,
+        },
     }
 }

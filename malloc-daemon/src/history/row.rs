@@ -264,6 +264,7 @@ fn end_number(ended: Option<End>) -> u64 {
         None => 0,
         Some(End::Exited) => 1,
         Some(End::Replaced) => 2,
+        Some(End::OomKilled) => 3,
     }
 }
 
@@ -271,6 +272,7 @@ fn end_of(number: u64) -> Option<End> {
     match number {
         1 => Some(End::Exited),
         2 => Some(End::Replaced),
+        3 => Some(End::OomKilled),
         _ => None,
     }
 }
@@ -292,8 +294,9 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn a_row_reads_back_as_it_was(now in figures(), delta in figures(), complete: bool) {
-            let row = Row { now, delta, ended: Some(End::Replaced), complete };
+        fn a_row_reads_back_as_it_was(now in figures(), delta in figures(), complete: bool, end in 0u64..4) {
+            let row = Row { now, delta, ended: end_of(end), complete };
+            prop_assert_eq!(end_number(row.ended), end);
             prop_assert_eq!(Row::decode(&row.encode()), Some(row));
         }
 

@@ -37,6 +37,8 @@ pub struct TaskOffsets {
     pub mm_brk: u32,
     /// `signal_struct.live`, i32: threads that have not exited
     pub signal_live: u32,
+    /// `signal_struct.oom_mm`, a pointer, null until the kernel kills the process for memory; `None`: not in this kernel
+    pub signal_oom_mm: Option<u32>,
 }
 
 /// Why BTF gives no offsets.
@@ -77,6 +79,7 @@ pub fn task_offsets(btf: &[u8]) -> Result<TaskOffsets, BtfError> {
         task_tgid: task("tgid")?,
         mm_brk: btf.offset(mm, "mm_struct", "brk")?,
         signal_live: btf.offset(signal, "signal_struct", "live")?,
+        signal_oom_mm: btf.offset(signal, "signal_struct", "oom_mm").ok(),
     })
 }
 
@@ -299,6 +302,10 @@ pub(crate) mod tests {
 
     /// The structures that are looked for, as a kernel lays them out.
     pub fn kernel(start: &str) -> Vec<u8> {
+        kernel_with(start, "oom_mm")
+    }
+
+    fn kernel_with(start: &str, oom_mm: &str) -> Vec<u8> {
         let mut btf = Writer::default();
         let int = btf.string("int");
         btf.words(&[int, 1 << 24, 4, 0x0100_0020]); // 1
@@ -310,7 +317,8 @@ pub(crate) mod tests {
         btf.composite("", KIND_STRUCT, false, &[("first", 1, 0), ("", 6, 320)]); // 7
         btf.words(&[0, 10 << 24, 7]); // 8: const
         btf.composite("mm_struct", KIND_STRUCT, false, &[("", 8, 64)]);
-        btf.composite("signal_struct", KIND_STRUCT, false, &[("sigcnt", 1, 0), ("live", 1, 32)]);
+        let signal = [("sigcnt", 1, 0), ("live", 1, 32), (oom_mm, 2, 640)];
+        btf.composite("signal_struct", KIND_STRUCT, false, &signal);
         btf.composite(
             "task_struct",
             KIND_STRUCT,
@@ -338,6 +346,7 @@ pub(crate) mod tests {
             task_tgid: 16,
             mm_brk: 48,
             signal_live: 4,
+            signal_oom_mm: Some(80),
         };
         assert_eq!(offsets, expected);
     }
@@ -345,6 +354,13 @@ pub(crate) mod tests {
     #[test]
     fn the_older_name_of_the_start_time_is_known() {
         assert_eq!(task_offsets(&kernel("real_start_time")).unwrap().task_start_boottime, 0x1_0000);
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_mark_its_victims_has_all_the_rest() {
+        let whole = task_offsets(&kernel("start_boottime")).unwrap();
+        let offsets = task_offsets(&kernel_with("start_boottime", "other")).unwrap();
+        assert_eq!(offsets, TaskOffsets { signal_oom_mm: None, ..whole });
     }
 
     #[test]

@@ -194,6 +194,7 @@ fn tracing(facts: &Facts) -> Check {
 fn btf(facts: &Facts) -> Check {
     const NAME: &str = "kernel type information (BTF)";
     match &facts.offsets {
+        Ok(TaskOffsets { signal_oom_mm: None, .. }) => ok(NAME, "all fields but signal_struct.oom_mm found".to_owned()),
         Ok(_) => ok(NAME, "all fields found".to_owned()),
         Err(reason) if facts.kernel.has_btf => {
             missing(NAME, reason.clone(), "Report this kernel's release and the message beside it.".to_owned())
@@ -297,6 +298,7 @@ mod tests {
             task_tgid: 5,
             mm_brk: 6,
             signal_live: 7,
+            signal_oom_mm: Some(8),
         };
         Facts {
             kernel: Kernel {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use malloc_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_MAPPED, Event, SLOT_EXITED};
+use malloc_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_MAPPED, Event, SLOT_LIVE, SLOT_REPLACED};
 use malloc_common::depth::Depth;
 
 use super::cache::Cache;
@@ -134,6 +134,7 @@ impl Observer {
                 signal: task.task_signal,
                 live: task.signal_live,
                 tgid: task.task_tgid,
+                oom_mm: task.signal_oom_mm,
             },
             capacities: options.capacities,
             // 6.6 has such links, but a wrong process filter until 6.10 ("Fix multi-uprobe PID filtering logic").
@@ -152,6 +153,10 @@ impl Observer {
         let lifecycle = probes::attach_processes(&mut object)?;
         let syscalls = probes::attach_syscalls(&mut object, probes::SYSCALLS)?;
         let mut notes = Vec::new();
+        if task.signal_oom_mm.is_none() {
+            let verdict = Verdict::Unsupported("this kernel has no signal_struct.oom_mm".to_owned());
+            notes.push(Probe { name: "ends by lack of memory".to_owned(), depth: Depth::Syscall, verdict });
+        }
         let faults = if options.faults { faults::attach(&mut object, &mut notes) } else { None };
         Ok(Self {
             options,
@@ -393,7 +398,7 @@ impl Observer {
         self.files.check_overwritten();
         let raw = self.collector.collect();
         // A process that runs another program now keeps the probes that were asked for it.
-        let exited = |row: &&RawImage| row.slot.state == SLOT_EXITED;
+        let exited = |row: &&RawImage| row.slot.state != SLOT_LIVE && row.slot.state != SLOT_REPLACED;
         let ended: Vec<u32> = raw.images.iter().filter(exited).map(|row| row.slot.tgid).collect();
         self.renew(&raw.images);
         self.drain_samples();

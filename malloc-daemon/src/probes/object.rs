@@ -87,6 +87,8 @@ pub struct Offsets {
     pub live: u32,
     /// `task_struct.tgid`
     pub tgid: u32,
+    /// `signal_struct.oom_mm`; `None`: not in this kernel
+    pub oom_mm: Option<u32>,
 }
 
 /// What the programs are loaded with.
@@ -162,7 +164,7 @@ impl Object {
         let c = options.capacities;
         let flag = |on: bool| u32::from(on);
         let (admit_all, tracing, o) = (flag(options.admit_all), flag(options.tracing), options.offsets);
-        let faults = flag(options.faults);
+        let (faults, oom_mm) = (flag(options.faults), o.oom_mm.unwrap_or(u32::MAX));
         let mut loader = EbpfLoader::new();
         loader
             // Nothing is relocated by the kernel's BTF; aya would parse all 5 MB of it.
@@ -177,6 +179,7 @@ impl Object {
             .override_global("OFF_SIGNAL", &o.signal, true)
             .override_global("OFF_LIVE", &o.live, true)
             .override_global("OFF_TGID", &o.tgid, true)
+            .override_global("OFF_OOM_MM", &oom_mm, true)
             .map_max_entries("SLOTS", c.slots)
             .map_max_entries("PROCESSES", c.slots)
             .map_max_entries("FREE_SLOTS", c.slots)

@@ -136,6 +136,7 @@ fn ended(end: End) -> Text<'static> {
     Cow::Borrowed(match end {
         End::Exited => "exited",
         End::Replaced => "replaced",
+        End::OomKilled => "oom_killed",
     })
 }
 

@@ -291,6 +291,7 @@ fn ended(end: End) -> &'static str {
     match end {
         End::Exited => "exited",
         End::Replaced => "replaced",
+        End::OomKilled => "oom_killed",
     }
 }
 

@@ -97,6 +97,7 @@ fn ended(end: End) -> &'static str {
     match end {
         End::Exited => "exited",
         End::Replaced => "replaced",
+        End::OomKilled => "out of memory",
     }
 }
 

@@ -146,8 +146,19 @@ fn notes(out: &mut String, process: &Process, style: Style) {
     if !process.from_start {
         style.sentence(out, 2, Tone::Quiet, "observed from the middle of its life: what it did before is not counted");
     }
-    if process.ended == Some(End::Replaced) {
-        style.sentence(out, 2, Tone::Quiet, "this program was replaced by another one (exec), which has its own block");
+    match process.ended {
+        Some(End::Replaced) => {
+            style.sentence(
+                out,
+                2,
+                Tone::Quiet,
+                "this program was replaced by another one (exec), which has its own block",
+            );
+        }
+        Some(End::OomKilled) => {
+            style.sentence(out, 2, Tone::Warning, "the kernel killed this process because memory ran out");
+        }
+        Some(End::Exited) | None => {}
     }
 }
 
