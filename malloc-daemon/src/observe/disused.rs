@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use super::files::Files;
 use crate::collect::boot_ns;
 use crate::host::maps::{Device, Mapping};
+use crate::host::privileges::{self, Keep};
 use crate::host::process;
 use crate::probes::Attached;
 
@@ -52,6 +53,7 @@ impl Disused {
         let (work, jobs) = sync_channel::<Work>(WAITING);
         let (results, looks) = channel();
         let thread = std::thread::Builder::new().name("disused".to_owned()).spawn(move || {
+            privileges::keep_or_say(Keep::Reading);
             for job in jobs {
                 match job {
                     Work::Detach(links) => drop(links),

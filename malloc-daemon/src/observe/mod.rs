@@ -11,6 +11,7 @@ mod heaps;
 mod naming;
 mod observer;
 mod options;
+mod probed;
 mod programs;
 mod selected;
 mod serving;

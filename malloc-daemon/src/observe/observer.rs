@@ -486,21 +486,9 @@ impl Observer {
         [self.events.as_fd(), self.samples.as_fd()]
     }
 
-    /// How far `main_arena` lies from `mp_` in a file, bytes, for display.
-    #[must_use]
-    pub fn arena_distance(&self, key: &FileKey) -> Option<u64> {
-        let located = &self.files.get(key)?.located;
-        Some(located.main_arena?.wrapping_sub(located.mp?.vaddr))
-    }
-
     /// Whether one link carries many uprobes: without such links each needs `CAP_SYS_ADMIN`.
     #[must_use]
     pub fn attaches_many(&self) -> bool {
         self.object.attaches_many()
-    }
-
-    /// How many groups of probes are attached to files.
-    pub fn probed(&self) -> usize {
-        self.files.sites()
     }
 }
