@@ -75,6 +75,10 @@ pub struct Serve {
     /// Count the page faults that mapped chunks take: costs something at every page fault of the machine.
     #[arg(long)]
     pub faults: bool,
+    /// Probe functions that are called often also where the kernel has to step over the probed instruction: a hit costs
+    /// about ten times as much there. `locate` shows which they are, `doctor` the price.
+    #[arg(long)]
+    pub stepped: bool,
     /// Time between two snapshots [default: 1s].
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub interval: Option<Duration>,
@@ -147,6 +151,10 @@ pub struct Record {
     /// Stop after this time, e.g. 10s, 500ms, 2m. Without it: until the process ends, or Ctrl-C.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
+    /// Probe functions that are called often also where the kernel has to step over the probed instruction: a hit costs
+    /// about ten times as much there. `locate` shows which they are, `doctor` the price.
+    #[arg(long)]
+    pub stepped: bool,
     /// Whom to record.
     #[command(flatten)]
     pub whom: Whom,

@@ -44,6 +44,8 @@ pub struct Wishes {
     pub deep: Deep,
     /// Count page faults of mapped chunks. Taken at the start: a change needs a restart.
     pub faults: bool,
+    /// Probe functions that are called often also where that is dear. Taken at the start.
+    pub stepped: bool,
     /// Time between two snapshots.
     pub interval: Duration,
     /// Where inferences outlive the daemon.
@@ -147,6 +149,7 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
         selection: Selection::Everything,
         tracing: false,
         faults: wishes.faults,
+        stepped: wishes.stepped,
         capacities: Capacities::default(),
         keep: Keep {
             ended_ns: ENDED_NS,

@@ -206,6 +206,8 @@ pub struct Allocator {
     pub located_by: String,
     /// Names that share an address with a counted function, e.g. `("memalign", ["aligned_alloc"])`.
     pub aliases: Vec<(String, Vec<String>)>,
+    /// Public functions that are not counted, each with the reason.
+    pub not_counted: Vec<String>,
     /// Other files with a `malloc` that the process maps, each with its kind: their calls, if there are any, are
     /// counted too, their levels below `call` are not told apart.
     pub also_mapped: Vec<String>,

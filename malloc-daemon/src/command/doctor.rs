@@ -1,14 +1,17 @@
 //! `doctor`: what this kernel, these privileges and this libc allow.
 
+mod prices;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use malloc_common::depth::Depth;
 
 use super::{COULD_NOT_RUN, INCOMPLETE, write_output};
 use crate::aggregate::Keep;
-use crate::aggregate::model::Verdict as ProbeVerdict;
+use crate::aggregate::model::{Calibration, Verdict as ProbeVerdict};
 use crate::cli::Doctor;
 use crate::host::checks::{Check, Facts, Tracing, Verdict, checks, facts};
 use crate::host::file::{Root, open_in_root};
@@ -54,7 +57,8 @@ fn diagnose() -> anyhow::Result<Diagnosis> {
     let host: Vec<Check> = checks(&facts);
     let lacking: Vec<&str> = host.iter().filter(|c| c.verdict == Verdict::Missing).map(|c| c.name).collect();
     let libc = libc();
-    let (trials, refused) = trials(&lacking);
+    let (trials, refused, calibration) = trials(&lacking);
+    let prices = calibration.map_or_else(Vec::new, |c| prices::findings(&c, libc.as_ref().ok().map(|(_, l, _)| l)));
     let lacks = |depth: Depth| {
         let located = libc.as_ref().ok()?;
         let missing: Vec<_> = located.1.missing.iter().filter(|missing| missing.depth == depth).collect();
@@ -74,7 +78,7 @@ fn diagnose() -> anyhow::Result<Diagnosis> {
         lacks: &lacks,
     });
     let host = host.into_iter().map(Finding::from).collect();
-    Ok(Diagnosis { host, libc: libc_findings(&libc), trials, depths, notes })
+    Ok(Diagnosis { host, libc: libc_findings(&libc), trials, prices, depths, notes })
 }
 
 /// Mounts the tracing file system where that is what lacks: the daemon would do so at its start.
@@ -188,7 +192,7 @@ struct Refused {
 }
 
 /// Loads and attaches what every depth needs, then probes the libc for this process alone; all of it is gone after.
-fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused) {
+fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused, Option<Arc<Calibration>>) {
     let mut refused = Refused::default();
     let started = Instant::now();
     let ms = |since: Instant| since.elapsed().as_millis();
@@ -197,6 +201,7 @@ fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused) {
         selection: Selection::Chosen,
         tracing: false,
         faults: false,
+        stepped: true,
         capacities: Capacities::SMALL,
         keep: Keep { ended_ns: 0, ended_images: 0, killed_ns: 0, killed_images: 0 },
     };
@@ -215,7 +220,7 @@ fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused) {
         let lacking = lacking.join(", ");
         told(load, Err(("not tried".to_owned(), format!("Do first what stands above for: {lacking}."))));
         refused.start = Some(format!("not without: {lacking}"));
-        return (trials, refused);
+        return (trials, refused, None);
     }
     let mut observer = match Observer::start(options) {
         Ok(observer) => observer,
@@ -223,7 +228,7 @@ fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused) {
             let answer = outline(&with_causes(&error));
             told(load, Err((answer.clone(), report())));
             refused.start = Some(answer);
-            return (trials, refused);
+            return (trials, refused, None);
         }
     };
     told(load, Ok(format!("done in {} ms", ms(started))));
@@ -235,10 +240,11 @@ fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused) {
     refused.attach = answer.as_ref().err().cloned();
     let answer = answer.map(|()| format!("done for this process alone in {} ms", ms(attaching)));
     told("attach uprobes", answer.map_err(|why| (why, report())));
+    let calibration = observer.collect().calibration;
     let detaching = Instant::now();
     drop(observer);
     told("detach", Ok(format!("done in {} ms", ms(detaching))));
-    (trials, refused)
+    (trials, refused, Some(calibration))
 }
 
 /// Whether all uprobes are attached, or why some are not.

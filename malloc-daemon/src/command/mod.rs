@@ -104,13 +104,19 @@ fn write_output(output: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 /// Ended images that a recording keeps: the whole of a build with ten thousand processes.
 const RECORDED_IMAGES: usize = 16_384;
 
-fn recording(depth: Depth, selection: crate::observe::Selection, tracing: bool) -> crate::observe::Options {
+fn recording(
+    depth: Depth,
+    selection: crate::observe::Selection,
+    tracing: bool,
+    stepped: bool,
+) -> crate::observe::Options {
     crate::observe::Options {
         depth,
         selection,
         tracing,
         // A trace prints none.
         faults: !tracing,
+        stepped,
         capacities: crate::probes::Capacities::default(),
         keep: crate::aggregate::Keep {
             ended_ns: u64::MAX,

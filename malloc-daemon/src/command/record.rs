@@ -32,7 +32,7 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
         (Some(pid), _) => {
             let depth = args.depth.unwrap_or(Depth::Call);
             let process = handle(*pid)?;
-            let mut observer = Observer::start(recording(depth, Selection::Chosen, false))?;
+            let mut observer = Observer::start(recording(depth, Selection::Chosen, false, args.stepped))?;
             if depth > Depth::Syscall
                 && let Err(why) = observer.probe_process(*pid, depth)
             {
@@ -48,7 +48,7 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
         }
         (None, true) => {
             let depth = args.depth.unwrap_or(Depth::Sysmalloc);
-            let mut observer = Observer::start(recording(depth, Selection::Everything, false))?;
+            let mut observer = Observer::start(recording(depth, Selection::Everything, false, args.stepped))?;
             observer.probe_everything(&|| false)?;
             eprintln!("malloc-daemon: recording all processes at depth {depth}; Ctrl-C ends it");
             let deadline = args.duration.map(|duration| Instant::now() + duration);
@@ -89,7 +89,7 @@ fn watch_and_collect(
 
 fn command(args: &Record, signals: &mut Signals, deadline: Option<Instant>) -> anyhow::Result<ExitCode> {
     let depth = args.depth.unwrap_or(Depth::Call);
-    let mut observer = Observer::start(recording(depth, Selection::Chosen, false))?;
+    let mut observer = Observer::start(recording(depth, Selection::Chosen, false, args.stepped))?;
     let serving = match depth {
         Depth::Syscall => None,
         _ => probe_command(&mut observer, &args.whom.command)?,

@@ -124,6 +124,7 @@ fn wishes(config: &Config) -> Wishes {
         depth: config.depth,
         deep: config.deep.clone(),
         faults: config.faults,
+        stepped: config.stepped,
         interval: config.interval,
         cache_dir: None,
     }

@@ -66,7 +66,7 @@ pub fn run(args: &Trace) -> anyhow::Result<ExitCode> {
     match args.whom.pid {
         Some(pid) => {
             let process = handle(pid)?;
-            let mut observer = Observer::start(recording(Depth::Call, Selection::Chosen, true))?;
+            let mut observer = Observer::start(recording(Depth::Call, Selection::Chosen, true, false))?;
             let key = match observer.probe_process(pid, Depth::Call) {
                 Ok(Some(key)) => key,
                 Ok(None) => anyhow::bail!("process {pid} has no allocator that can be probed"),
@@ -80,7 +80,7 @@ pub fn run(args: &Trace) -> anyhow::Result<ExitCode> {
             Ok(if session.lost { ExitCode::from(INCOMPLETE) } else { ExitCode::SUCCESS })
         }
         None => {
-            let mut observer = Observer::start(recording(Depth::Call, Selection::Chosen, true))?;
+            let mut observer = Observer::start(recording(Depth::Call, Selection::Chosen, true, false))?;
             let key = probe_command(&mut observer, &args.whom.command)?;
             let gated = Gated::start(&args.whom.command)?;
             let pid = gated.pid();

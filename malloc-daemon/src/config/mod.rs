@@ -42,6 +42,8 @@ pub struct Config {
     pub interval: Duration,
     /// Page faults of mapped chunks are counted.
     pub faults: bool,
+    /// Public functions are probed also where the kernel steps over the probed instruction.
+    pub stepped: bool,
     /// Processes probed down to `call`.
     pub deep: Deep,
     /// Who may ask, and how many at a time.
@@ -150,6 +152,7 @@ impl Default for Config {
             depth: Depth::Sysmalloc,
             interval: Duration::from_secs(1),
             faults: false,
+            stepped: false,
             deep: Deep::default(),
             http: Http::default(),
             socket: Socket::default(),

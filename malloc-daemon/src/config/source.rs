@@ -50,6 +50,7 @@ impl Source {
         config.depth = line.depth.unwrap_or(config.depth);
         config.interval = line.interval.unwrap_or(config.interval);
         config.faults |= line.faults;
+        config.stepped |= line.stepped;
         if line.history.is_some() {
             config.history.directory.clone_from(&line.history);
         }
@@ -76,6 +77,7 @@ impl Config {
             ("listen", self.listen != wanted.listen),
             ("depth", wanted.depth < self.depth),
             ("faults", self.faults != wanted.faults),
+            ("stepped", self.stepped != wanted.stepped),
             ("http.connections", self.http.connections != wanted.http.connections),
             ("socket.mode", self.socket.mode != wanted.socket.mode),
             ("socket.group", self.socket.group != wanted.socket.group),

@@ -104,6 +104,8 @@ pub enum Known {
 #[derive(Debug, Default)]
 pub struct Files {
     probed: BTreeMap<FileKey, ProbedFile>,
+    /// Dear probes are attached, too: see [`Located::leave_stepped`].
+    stepped: bool,
     /// Mapped files that were looked at.
     by_inode: HashMap<MappedFile, Known>,
     /// Files refused for want of room.
@@ -120,6 +122,11 @@ pub struct Files {
 const INODES: usize = 65_536;
 
 impl Files {
+    /// No file yet; `stepped`: dear probes are attached, too.
+    pub fn new(stepped: bool) -> Self {
+        Self { stepped, ..Self::default() }
+    }
+
     /// What a mapped inode is known to be.
     pub fn known(&self, file: &MappedFile) -> Option<Known> {
         self.by_inode.get(file).copied()
@@ -215,7 +222,10 @@ impl Files {
             }
             self.unsettled.remove(&(key.dev, key.ino));
         }
-        let located = self.cache.locate(&file, root).map_err(|error| FileRefused::Content { path, error })?;
+        let mut located = self.cache.locate(&file, root).map_err(|error| FileRefused::Content { path, error })?;
+        if !self.stepped {
+            located.leave_stepped();
+        }
         let is_overlay = file.is_on_overlay();
         let same = self.probed.iter().find(|(other, held)| {
             (other.ino, other.size, other.mtime_ns) == (key.ino, key.size, key.mtime_ns)
@@ -453,6 +463,7 @@ impl ProbedFile {
                     .collect(),
                 _ => folded(located),
             },
+            not_counted: located.uncounted().map(|missing| format!("{}: {}", missing.what, missing.why)).collect(),
             also_mapped: Vec::new(),
         }
     }

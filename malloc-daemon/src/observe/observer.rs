@@ -160,7 +160,7 @@ impl Observer {
         let faults = if options.faults { faults::attach(&mut object, &mut notes) } else { None };
         Ok(Self {
             options,
-            files: Files::default(),
+            files: Files::new(options.stepped),
             disused: Disused::start().map_err(StartError::Thread)?,
             lifecycle,
             syscalls,

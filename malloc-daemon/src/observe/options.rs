@@ -27,6 +27,8 @@ pub struct Options {
     pub tracing: bool,
     /// Page faults of mapped chunks are counted: costs something at every page fault of the machine.
     pub faults: bool,
+    /// Functions that are called often are probed also where the kernel has to step over the probed instruction.
+    pub stepped: bool,
     /// Sizes of the kernel maps.
     pub capacities: Capacities,
     /// How long ended processes stay.

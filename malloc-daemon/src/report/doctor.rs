@@ -45,6 +45,8 @@ pub struct Diagnosis {
     pub libc: Vec<Finding>,
     /// What was tried.
     pub trials: Vec<Finding>,
+    /// What a hit of a probe costs.
+    pub prices: Vec<Finding>,
     /// What comes of it, the cheapest depth first.
     pub depths: Vec<DepthFinding>,
     /// What else a reader should know, a sentence each.
@@ -112,6 +114,7 @@ struct Document<'a> {
     host: Vec<JsonFinding<'a>>,
     libc: Vec<JsonFinding<'a>>,
     trials: Vec<JsonFinding<'a>>,
+    prices: Vec<JsonFinding<'a>>,
     depths: Vec<JsonDepth<'a>>,
     notes: &'a [String],
 }
@@ -158,6 +161,7 @@ fn document<'a>(diagnosis: &'a Diagnosis, version: &'a str) -> Document<'a> {
         host: findings(&diagnosis.host),
         libc: findings(&diagnosis.libc),
         trials: findings(&diagnosis.trials),
+        prices: findings(&diagnosis.prices),
         depths: diagnosis.depths.iter().map(depth).collect(),
         notes: &diagnosis.notes,
     }
@@ -171,6 +175,7 @@ pub fn text(diagnosis: &Diagnosis) -> String {
         ("Kernel and rights", &diagnosis.host),
         ("This machine's libc", &diagnosis.libc),
         ("Tried", &diagnosis.trials),
+        ("Price of a hit, measured", &diagnosis.prices),
     ];
     let every = groups.iter().flat_map(|(_, findings)| findings.iter());
     let width = every.map(|finding| finding.name.chars().count()).max().unwrap_or(0);
@@ -267,6 +272,7 @@ mod tests {
                 finding("probes of depth sysmalloc", Verdict::Missing, "none", Some("Install libc6-dbg.")),
             ],
             trials: vec![finding("load programs, attach tracepoints", Verdict::Ok, "done", None)],
+            prices: vec![finding("a call, counted with its size", Verdict::Ok, "0.83 us", None)],
             depths: depths(grounds),
             notes: vec!["The tracing file system was mounted at /sys/kernel/tracing and stays so.".to_owned()],
         }

@@ -25,6 +25,7 @@ pub(crate) fn sqlite() -> Process {
             build_id: Some("93ac00ff".to_owned()),
             path: "/usr/lib/x86_64-linux-gnu/libc.so.6".to_owned(),
             located_by: "symtab".to_owned(),
+            not_counted: Vec::new(),
             also_mapped: Vec::new(),
             aliases: vec![("memalign".to_owned(), vec!["aligned_alloc".to_owned()])],
         }),

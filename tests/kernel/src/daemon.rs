@@ -135,9 +135,17 @@ impl Report {
         Report { directory: tempfile::tempdir().expect("a temporary directory") }
     }
 
-    /// `record` at this depth into the file, still without its target.
+    /// `record` at this depth into the file, still without its target; dear functions are counted as well.
     #[must_use]
     pub fn command(&self, depth: &str) -> Command {
+        let mut command = self.default_command(depth);
+        command.arg("--stepped");
+        command
+    }
+
+    /// The same without the dear functions.
+    #[must_use]
+    pub fn default_command(&self, depth: &str) -> Command {
         let mut command = command(["record", "--depth", depth, "--format", "json", "--output"]);
         command.arg(self.path());
         command

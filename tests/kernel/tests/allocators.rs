@@ -8,9 +8,9 @@ use std::process::Command;
 
 use kernel_tests::allocators::{JEMALLOC, MIMALLOC, Preloaded, TCMALLOC, musl_gcc};
 use kernel_tests::compare::{assert_functions, assert_functions_beyond};
-use kernel_tests::daemon::{Attached, Recording, record_prepared, record_program};
+use kernel_tests::daemon::{Attached, Recording, Report, record_prepared, record_program};
 use kernel_tests::document::Image;
-use kernel_tests::process::Running;
+use kernel_tests::process::{Running, run};
 use kernel_tests::truth::{Row, Truth};
 use kernel_tests::victim;
 
@@ -146,6 +146,23 @@ fn every_call_of_a_program_on_musl_is_counted_once() {
 #[test]
 fn every_call_of_a_static_program_on_musl_is_counted_once() {
     assert_musl(&["-static", "-no-pie"]);
+}
+
+// HONEST-1, COST-1: musl's valloc begins with no instruction that the kernel emulates.
+#[test]
+fn a_dear_function_is_counted_only_when_asked_for_and_said_to_be_left_out() {
+    let program = victim::program_with("portable", "portable", &musl_gcc(), &[]).expect("musl's compiler");
+    let report = Report::new();
+    let ended = run(report.default_command("call").arg("--").arg(program));
+    let document = report.read(&ended);
+    let truth = Truth::parse_all(&ended.stdout).remove(0);
+    let image = document.image(truth.pid, "portable");
+    assert!(truth.functions["valloc"].calls > 0);
+    let seen = image.functions();
+    assert_eq!(seen.get("malloc").map(|row| row.calls), Some(truth.functions["malloc"].calls));
+    assert!(!seen.contains_key("valloc"), "{seen:?}");
+    let told = image.0["allocator"]["not_counted"].to_string();
+    assert!(told.contains("valloc") && told.contains("--stepped"), "{told}");
 }
 
 // COUNT-1, COUNT-2, COUNT-3, CROSS-1: the whole chain is inside the executable. What the libc asks for before main is

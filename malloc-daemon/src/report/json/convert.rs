@@ -128,6 +128,7 @@ fn allocator(allocator: &Allocator) -> doc::Allocator<'_> {
         build_id: maybe(allocator.build_id.as_deref()),
         path: text(&allocator.path),
         located_by: text(&allocator.located_by),
+        not_counted: allocator.not_counted.iter().map(|one| text(one)).collect(),
         also_mapped: allocator.also_mapped.iter().map(|path| text(path)).collect(),
     }
 }

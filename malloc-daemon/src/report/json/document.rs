@@ -297,6 +297,8 @@ pub struct Allocator<'a> {
     pub path: Text<'a>,
     /// How its internals were found.
     pub located_by: Text<'a>,
+    /// Public functions that are not counted, each with the reason.
+    pub not_counted: Vec<Text<'a>>,
     /// Other files with a `malloc` that the process maps.
     pub also_mapped: Vec<Text<'a>>,
 }

@@ -34,7 +34,11 @@ pub fn text(document: &Document) -> String {
     if document.depths.iter().flat_map(|depth| &depth.hooks).any(is_stepped) {
         out.push('\n');
         line(&mut out, "!  single-stepped: the kernel runs a copy of the instruction, and a hit costs about ten times");
-        line(&mut out, "   as much as one on an instruction that it emulates.");
+        line(
+            &mut out,
+            "   as much as one on an instruction that it emulates. Public functions and _int_malloc are probed",
+        );
+        line(&mut out, "   there only with --stepped.");
     }
     if document.allocator.kind == "glibc" && document.allocator.located_by == "exports" {
         out.push('\n');

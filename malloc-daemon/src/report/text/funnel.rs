@@ -92,6 +92,11 @@ fn reasons(out: &mut String, process: &Process, style: Style) {
         let why = printable(why, 200);
         style.sentence(out, 2, Tone::Quiet, &format!("not measured: {depth}, because {why}"));
     }
+    if process.funnel.call.is_some() {
+        for one in process.allocator.iter().flat_map(|allocator| &allocator.not_counted) {
+            style.sentence(out, 2, Tone::Quiet, &format!("not counted: {}", printable(one, 200)));
+        }
+    }
     let missing: Vec<&str> = [Depth::Sysmalloc, Depth::Arena, Depth::Call]
         .into_iter()
         .filter(|depth| *depth > process.depth)

@@ -8,6 +8,7 @@ mod glibc;
 pub(in crate::targets) mod infer;
 mod kind;
 mod scan;
+mod stepped;
 mod tables;
 #[cfg(test)]
 mod tests;

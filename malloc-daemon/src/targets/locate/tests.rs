@@ -140,6 +140,27 @@ fn a_site_past_a_reservation_knows_the_way_back_to_the_return_address() {
 }
 
 #[test]
+fn dear_probes_are_left_out_and_told_of() {
+    let mut found = located(&libc(), Symtab::Kept);
+    let before = found.hooks.len();
+    assert!(found.hooks.iter().any(Hook::is_dear), "the entry of pvalloc is stepped over");
+    found.leave_stepped();
+    assert!(!found.hooks.iter().any(Hook::is_dear));
+    let left = found.uncounted().find(|missing| missing.what == "pvalloc").expect("pvalloc");
+    assert!(left.why.contains("--stepped"), "{}", left.why);
+    let dear_malloc = Hook {
+        execution: Execution::SingleStepped("endbr64".into()),
+        ..found.hooks.iter().find(|hook| hook.role == Role::Call(F::Malloc)).expect("malloc").clone()
+    };
+    assert!(found.hooks.iter().any(|hook| hook.role == Role::Transfer(F::Malloc)));
+    found.hooks.retain(|hook| hook.role != Role::Call(F::Malloc));
+    found.hooks.push(dear_malloc);
+    found.leave_stepped();
+    assert!(found.hooks.iter().all(|hook| hook.role != Role::Transfer(F::Malloc)), "it would count below zero");
+    assert!(found.hooks.len() < before);
+}
+
+#[test]
 fn names_of_one_address_are_one_function() {
     let found = located(&libc(), Symtab::Kept);
     let aliases = |name| {
