@@ -14,6 +14,7 @@ pub mod host;
 pub mod http;
 pub mod log;
 pub mod observe;
+pub mod own_memory;
 pub mod probes;
 pub mod report;
 pub mod symbols;

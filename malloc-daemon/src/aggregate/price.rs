@@ -19,6 +19,8 @@ pub struct Prices {
     pub branch_ns: u64,
     /// Both tracepoints of one of the four system calls.
     pub syscall_ns: u64,
+    /// What the tracepoints add to every other system call of the machine, observed or not; in no process's `cost`.
+    pub other_syscall_ns: u64,
     /// Instructions that the table has as emulated, and what a hit on one costs.
     pub kinds: Vec<(&'static str, u64)>,
 }
@@ -167,6 +169,7 @@ mod tests {
             slow_ns: 900,
             branch_ns: 800,
             syscall_ns: 300,
+            other_syscall_ns: 60,
             kinds: vec![("push", 600), ("nop", 580), ("jcc", 610)],
         }
     }

@@ -17,11 +17,13 @@ use crate::host::privileges::{self, Keep};
 use crate::http::{Access, Api, Limits, Listen, Listener, Readiness, Sources, push, serve};
 use crate::observe::cache::Folder;
 use crate::observe::unix_ms;
+use crate::own_memory;
 use crate::report::prometheus::Totals;
 use crate::systemd;
 
 /// Runs the service.
 pub fn run(args: &Serve) -> anyhow::Result<ExitCode> {
+    own_memory::keep_small();
     let source = Source::new(args);
     let loaded = source.load()?;
     let runtime = tokio::runtime::Builder::new_current_thread()

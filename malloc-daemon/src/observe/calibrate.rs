@@ -10,7 +10,7 @@ use malloc_common::site::{Cookie, MpLayout, Role};
 use crate::aggregate::model::{Calibration, Prices};
 use crate::collect::BpfCollector;
 use crate::host::process::{self, Pid};
-use crate::probes::calibration::{KINDS, PROGRAMS, STEPPED, Specimen, time_calls, time_munmap};
+use crate::probes::calibration::{KINDS, PROGRAMS, STEPPED, Specimen, time_calls, time_munmap, time_other_syscall};
 use crate::probes::{self, Attached, Capacities, FileProbes, Object, Scope, Site};
 
 /// Rounds over everything that is measured; the median of each counts. An interruption spoils one or two.
@@ -34,21 +34,23 @@ fn measure(options: &probes::Options) -> Result<Prices, String> {
     let mut object = Object::load(&options).map_err(|error| error.to_string())?;
     // Fills the free lists; its collections are not looked at.
     let collector = BpfCollector::new(&mut object).map_err(|error| error.to_string())?;
-    let mut free_munmap = Vec::new();
+    let (mut free_munmap, mut free_other) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         free_munmap.push(time_munmap(HITS));
+        free_other.push(time_other_syscall(HITS));
     }
     let attached = attach(&mut object, stepped)?;
     let all: Vec<Specimen> = KINDS.iter().chain(PROGRAMS).map(|(_, specimen)| *specimen).chain([stepped]).collect();
     // The first hit of a process takes a slot, a histogram and the thread's state.
     let _ = (all.iter().map(|specimen| time_calls(*specimen, 4)).max(), time_munmap(4));
     let mut rounds = vec![Vec::new(); all.len()];
-    let mut munmap = Vec::new();
+    let (mut munmap, mut other) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         for (specimen, measured) in all.iter().zip(&mut rounds) {
             measured.push(time_calls(*specimen, HITS));
         }
         munmap.push(time_munmap(HITS));
+        other.push(time_other_syscall(HITS));
     }
     // Detaching waits for the kernel's readers; nobody has to wait for that.
     std::thread::spawn(move || drop((attached, collector, object)));
@@ -64,6 +66,7 @@ fn measure(options: &probes::Options) -> Result<Prices, String> {
         slow_ns,
         branch_ns,
         syscall_ns: median(munmap).saturating_sub(median(free_munmap)),
+        other_syscall_ns: median(other).saturating_sub(median(free_other)),
         kinds,
     })
 }

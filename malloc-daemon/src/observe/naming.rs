@@ -1,7 +1,7 @@
 //! The thread that turns copied stacks into names, off the measuring path.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,8 @@ use crate::aggregate::model::{Frame, Stack};
 use crate::host::privileges::{self, Keep};
 use crate::symbols::{self, Limits, Sample, StackEnd, Symbolizer};
 
+/// After this time without a stack the tables of the observed programs' files are let go.
+const IDLE: Duration = Duration::from_secs(30);
 /// Stacks that wait to be named: 256 x 16.5 KiB = 4.2 MiB.
 const WAITING: usize = 256;
 
@@ -37,17 +39,28 @@ impl Naming {
     /// # Errors
     ///
     /// The system gives no thread.
-    pub fn start() -> std::io::Result<Self> {
+    pub fn start(limits: Limits) -> std::io::Result<Self> {
         let (work, jobs) = sync_channel::<Work>(WAITING);
         let (results, named) = channel();
         let thread = std::thread::Builder::new().name("symbols".to_owned()).spawn(move || {
             // What it reads is written by the observed programs: it may do nothing else.
             privileges::keep_or_say(Keep::Reading);
-            let mut symbolizer = Symbolizer::new(Limits::default());
-            for job in jobs {
+            let mut symbolizer = Symbolizer::new(limits);
+            // When a stack was named last; `None`: no tables are held.
+            let mut used: Option<Instant> = None;
+            loop {
+                let job = match used {
+                    Some(used) => jobs.recv_timeout(IDLE.saturating_sub(used.elapsed())),
+                    None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                };
                 match job {
-                    Work::Note(pid) => symbolizer.note_process(pid),
-                    Work::Name { id, pid, registers, stack } => {
+                    Err(RecvTimeoutError::Disconnected) => return,
+                    Err(RecvTimeoutError::Timeout) => {
+                        symbolizer.rest();
+                        used = None;
+                    }
+                    Ok(Work::Note(pid)) => symbolizer.note_process(pid),
+                    Ok(Work::Name { id, pid, registers, stack }) => {
                         // How much stack lies above the copy is not known: that it ends there is found by unwinding.
                         let [ip, sp, bp, rbx, r12, r13, r14, r15, ..] = registers;
                         let kept = cfg!(target_arch = "x86_64").then_some([rbx, r12, r13, r14, r15]);
@@ -55,6 +68,7 @@ impl Naming {
                         if results.send((id, Arc::new(told(symbolizer.stack(&sample))))).is_err() {
                             return;
                         }
+                        used = Some(Instant::now());
                     }
                 }
             }

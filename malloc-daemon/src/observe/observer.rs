@@ -30,6 +30,7 @@ use crate::host::file::{FileKey, Root, open_in_root};
 use crate::host::process::{self, Pid};
 use crate::host::{HostError, btf, checks, kernel, tracefs};
 use crate::probes::{self, Attached, KernelLog, LoadError, Object, Offsets, Scope, Targets};
+use crate::symbols::Limits;
 use crate::targets::{Contents, ElfFacts};
 
 /// When a process is looked at after its `exec`, until its allocator is known: its loader maps the libraries meanwhile.
@@ -141,14 +142,21 @@ impl Observer {
             multi_uprobes: version.is_none_or(|v| (v.major, v.minor) >= (6, 10)),
             trial: false,
         };
-        // First of all: no probe of this daemon's own makes the prices dearer.
-        let calibration = Arc::new(calibrate(&load));
-        let mut object = Object::load(&load)?;
+        // While the kernel verifies the programs, but before the first of them is attached: no probe of this daemon's
+        // own makes the prices dearer.
+        let (calibration, object) = std::thread::scope(|scope| {
+            let calibrating = scope.spawn(|| calibrate(&load));
+            let object = Object::load(&load);
+            let panicked = |_| Calibration::NotMeasured("measuring failed".to_owned());
+            (Arc::new(calibrating.join().unwrap_or_else(panicked)), object)
+        });
+        let mut object = object?;
         let log = KernelLog::new(&mut object);
         let targets = Targets::new(&mut object)?;
         let events = Events::new(&mut object)?;
         let samples = Samples::new(&mut object)?;
-        let naming = Naming::start().map_err(StartError::Thread)?;
+        let limits = if options.selection == Selection::Everything { Limits::lean() } else { Limits::default() };
+        let naming = Naming::start(limits).map_err(StartError::Thread)?;
         let collector = BpfCollector::new(&mut object)?;
         let lifecycle = probes::attach_processes(&mut object)?;
         let syscalls = probes::attach_syscalls(&mut object, probes::SYSCALLS)?;

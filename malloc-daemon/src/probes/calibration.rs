@@ -76,6 +76,16 @@ pub fn time_munmap(calls: u32) -> u64 {
     mean(started, calls)
 }
 
+/// Nanoseconds of a system call that no probe is on, the mean of `calls`.
+#[must_use]
+pub fn time_other_syscall(calls: u32) -> u64 {
+    let started = Instant::now();
+    for _ in 0..calls {
+        let _ = black_box(rustix::process::getppid());
+    }
+    mean(started, calls)
+}
+
 fn mean(started: Instant, calls: u32) -> u64 {
     u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX) / u64::from(calls.max(1))
 }

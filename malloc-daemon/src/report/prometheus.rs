@@ -224,6 +224,7 @@ impl Page {
             ("slow", prices.slow_ns),
             ("branch", prices.branch_ns),
             ("syscall", prices.syscall_ns),
+            ("other_syscall", prices.other_syscall_ns),
         ] {
             ConstGauge::new(ns as f64 / 1e9).encode(metric.encode_family(&[("probe", probe)])?)?;
         }

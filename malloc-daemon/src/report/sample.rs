@@ -215,6 +215,7 @@ pub(crate) fn prices() -> Prices {
         slow_ns: 900,
         branch_ns: 800,
         syscall_ns: 300,
+        other_syscall_ns: 60,
         kinds: vec![("push", 600), ("nop", 580), ("jcc", 610), ("jmp", 605), ("call", 640)],
     }
 }

@@ -66,6 +66,14 @@ pub struct Limits {
     pub deadline: Duration,
 }
 
+impl Limits {
+    /// Of a daemon that stays: a quarter of the memory; files with more debug data have functions without lines.
+    #[must_use]
+    pub fn lean() -> Self {
+        Self { table_bytes: 64 << 20, debug_bytes: 48 << 20, ..Self::default() }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -165,6 +165,13 @@ impl Modules {
         }
     }
 
+    /// Drops all tables; the files stay open.
+    pub fn rest(&mut self) {
+        for module in self.modules.values_mut() {
+            (module.tables, module.lines) = (None, None);
+        }
+    }
+
     /// The files open and the bytes their tables take.
     pub fn usage(&self) -> (usize, u64) {
         (self.modules.len(), self.modules.values().map(Module::bytes).sum())

@@ -55,6 +55,11 @@ impl Symbolizer {
         stack
     }
 
+    /// Gives the memory of all tables back; they are read again when they are needed.
+    pub fn rest(&mut self) {
+        self.modules.rest();
+    }
+
     /// The number of processes known, of files open, and the bytes their tables take.
     #[must_use]
     pub fn usage(&self) -> (usize, usize, u64) {

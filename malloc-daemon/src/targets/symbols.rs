@@ -131,15 +131,42 @@ pub fn read<'data, R: ReadRef<'data>>(
     source: Source,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<Option<Vec<Symbol>>, ElfError> {
+    select(elf, table, source, |_| true, wanted)
+}
+
+/// [`read`] for a few names: of all others no more than the first bytes are looked at.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_named<'data, R: ReadRef<'data>>(
+    elf: &Elf<'data, R>,
+    table: Table,
+    source: Source,
+    names: &[&str],
+) -> Result<Option<Vec<Symbol>>, ElfError> {
+    let may_be = |bytes: &[u8]| names.iter().any(|name| bytes.starts_with(name.as_bytes()));
+    select(elf, table, source, may_be, |name| names.contains(&name))
+}
+
+fn select<'data, R: ReadRef<'data>>(
+    elf: &Elf<'data, R>,
+    table: Table,
+    source: Source,
+    may_be: impl Fn(&[u8]) -> bool,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Option<Vec<Symbol>>, ElfError> {
     let Some(raw) = RawTable::open(elf, table)? else { return Ok(None) };
     let mut kept = Vec::new();
     let mut addresses = HashSet::new();
-    for symbol in raw.defined(source) {
+    for symbol in raw.defined(source, |symbol| may_be(raw.names_from(symbol))) {
         if wanted(Name::parse(symbol.name).base) {
             addresses.insert(symbol.vaddr);
         }
     }
-    for symbol in raw.defined(source).filter(|symbol| addresses.contains(&symbol.vaddr)) {
+    if addresses.is_empty() {
+        return Ok(Some(kept));
+    }
+    for symbol in raw.defined(source, |symbol| addresses.contains(&symbol.st_value(LE))) {
         if kept.len() == KEPT_LIMIT {
             return Err(ElfError::TooLarge {
                 what: "number of allocator symbols",
@@ -228,7 +255,13 @@ impl<'data> RawTable<'data> {
         std::str::from_utf8(nul_terminated(self.names, symbol.st_name.get(LE))?).ok()
     }
 
-    fn defined(&self, source: Source) -> impl Iterator<Item = Borrowed<'data>> {
+    /// The names from that of a symbol on.
+    fn names_from(&self, symbol: &Sym64<LE>) -> &'data [u8] {
+        self.names.get(symbol.st_name.get(LE) as usize..).unwrap_or_default()
+    }
+
+    /// The defined functions and variables among those that `look` says are worth it.
+    fn defined(&self, source: Source, look: impl Fn(&Sym64<LE>) -> bool) -> impl Iterator<Item = Borrowed<'data>> {
         // A file's name comes before its local symbols; an empty one ends the last file's.
         let mut file = None;
         self.symbols.iter().enumerate().filter_map(move |(index, symbol)| {
@@ -240,6 +273,7 @@ impl<'data> RawTable<'data> {
             if section == elf::SHN_UNDEF
                 || (section.is_special() && section != elf::SHN_XINDEX)
                 || !(kind == elf::STT_FUNC || kind == elf::STT_OBJECT)
+                || !look(symbol)
             {
                 return None;
             }

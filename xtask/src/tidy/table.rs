@@ -65,6 +65,8 @@ pub const UNSAFE: &[&str] = &[
     "malloc-ebpf/",
     "malloc-common/src/abi.rs",
     SYSCALL_MODULE,
+    // One call that no crate wraps: parameters of the C library's allocator.
+    "malloc-daemon/src/own_memory.rs",
     // Functions written in assembly: their attribute is unsafe.
     "malloc-daemon/src/probes/calibration.rs",
     "tests/programs/",

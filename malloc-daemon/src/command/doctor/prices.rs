@@ -26,6 +26,7 @@ pub fn findings(calibration: &Calibration, libc: Option<&Located>) -> Vec<Findin
         ("function of the slow path", prices.slow_ns),
         ("branch to a system call", prices.branch_ns),
         ("system call, both its tracepoints", prices.syscall_ns),
+        ("any other system call of the machine", prices.other_syscall_ns),
         ("a program that does nothing", prices.blank_ns),
         ("the same, instruction stepped over", prices.stepped_ns),
     ]

@@ -39,6 +39,7 @@ pub(super) fn calibration(calibration: &Calibration) -> doc::Calibration<'_> {
                 slow: prices.slow_ns,
                 branch: prices.branch_ns,
                 syscall: prices.syscall_ns,
+                other_syscall: prices.other_syscall_ns,
             }),
             emulated_ns: Some(prices.kinds.iter().map(|(kind, ns)| (Cow::Borrowed(*kind), *ns)).collect()),
             table: Some(Cow::Borrowed(match prices.table() {

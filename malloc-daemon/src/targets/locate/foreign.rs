@@ -50,7 +50,7 @@ pub fn recognise<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<Option
         "__libc_malloc_impl",
     ];
     for table in [Table::Exported, Table::Full] {
-        let found = symbols::read(elf, table, Source::Exports, |name| MARKS.contains(&name))?.unwrap_or_default();
+        let found = symbols::read_named(elf, table, Source::Exports, &MARKS)?.unwrap_or_default();
         let has = |name: &str| found.iter().any(|symbol| symbol.name == name && elf.is_code(symbol.vaddr));
         let of = |family, prefix| Ok(Some(Recognised { family, prefix }));
         if has("tc_malloc") && has("malloc") {

@@ -359,7 +359,7 @@ pub fn is_known_allocator<'data, R: ReadRef<'data>>(file: R) -> bool {
 
 fn defines<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<bool, ElfError> {
     for table in [Table::Exported, Table::Full] {
-        let named = symbols::read(elf, table, Source::Exports, |name| matches!(name, "malloc" | "free"))?;
+        let named = symbols::read_named(elf, table, Source::Exports, &["malloc", "free"])?;
         let named = named.unwrap_or_default();
         let bindings = |name| named.iter().filter(move |s| s.name == name && elf.is_code(s.vaddr)).map(|s| s.binding);
         // The linker makes malloc local in a static position-independent executable, but not free.

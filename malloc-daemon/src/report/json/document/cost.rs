@@ -81,4 +81,6 @@ pub struct HitPrices {
     pub branch: u64,
     /// Entry and return of one of the four system calls.
     pub syscall: u64,
+    /// What the tracepoints add to any other system call of the machine.
+    pub other_syscall: u64,
 }
