@@ -18,13 +18,22 @@ const ROUNDS: usize = 15;
 /// Hits of one kind in a round: 15 x 40 x (10 x 0.7 us + 12 us) = 11 ms in all on the machine this was written on.
 const HITS: u32 = 40;
 
-/// The prices, or why there are none. `options` are those of the observer; nothing of it stays attached.
-#[must_use]
-pub fn calibrate(options: &probes::Options) -> Calibration {
+fn calibrate(options: &probes::Options) -> Calibration {
     match measure(options) {
         Ok(prices) => Calibration::Measured(prices),
         Err(why) => Calibration::NotMeasured(why),
     }
+}
+
+/// The prices, or why there are none, while `other` does something that attaches nothing: a probe more would make them
+/// dearer. `options` are those of the observer; nothing of it stays attached.
+pub fn calibrate_while<T>(options: &probes::Options, other: impl FnOnce() -> T) -> (Calibration, T) {
+    std::thread::scope(|scope| {
+        let calibrating = scope.spawn(|| calibrate(options));
+        let made = other();
+        let panicked = |_| Calibration::NotMeasured("measuring failed".to_owned());
+        (calibrating.join().unwrap_or_else(panicked), made)
+    })
 }
 
 fn measure(options: &probes::Options) -> Result<Prices, String> {

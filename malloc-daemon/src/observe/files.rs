@@ -195,8 +195,7 @@ impl Files {
 
     /// The only file, if there is exactly one.
     pub fn only(&self) -> Option<FileKey> {
-        let mut keys = self.probed.keys();
-        keys.next().filter(|_| keys.next().is_none()).copied()
+        self.probed.keys().next().filter(|_| self.probed.len() == 1).copied()
     }
 
     /// Takes a file in; a file whose content is there already under another device (an overlay mount shows one inode

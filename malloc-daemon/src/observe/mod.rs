@@ -17,7 +17,7 @@ mod selected;
 mod serving;
 mod threshold;
 
-pub use calibrate::{calibrate, own_file_offset};
+pub use calibrate::own_file_offset;
 pub use files::{FileRefused, PROBED_FILES};
 pub use observer::Observer;
 pub use options::{Options, Selection, StartError};

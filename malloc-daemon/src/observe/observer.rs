@@ -10,7 +10,7 @@ use malloc_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_MAPPED, Event, SLOT_LIVE,
 use malloc_common::depth::Depth;
 
 use super::cache::Cache;
-use super::calibrate::calibrate;
+use super::calibrate::calibrate_while;
 use super::census::{Census, Found, Serving};
 use super::cpu::{self, CpuTimes};
 use super::disused::Disused;
@@ -142,14 +142,7 @@ impl Observer {
             multi_uprobes: version.is_none_or(|v| (v.major, v.minor) >= (6, 10)),
             trial: false,
         };
-        // While the kernel verifies the programs, but before the first of them is attached: no probe of this daemon's
-        // own makes the prices dearer.
-        let (calibration, object) = std::thread::scope(|scope| {
-            let calibrating = scope.spawn(|| calibrate(&load));
-            let object = Object::load(&load);
-            let panicked = |_| Calibration::NotMeasured("measuring failed".to_owned());
-            (Arc::new(calibrating.join().unwrap_or_else(panicked)), object)
-        });
+        let (calibration, object) = calibrate_while(&load, || Object::load(&load));
         let mut object = object?;
         let log = KernelLog::new(&mut object);
         let targets = Targets::new(&mut object)?;
@@ -195,7 +188,7 @@ impl Observer {
             last_collect_us: 0,
             notes,
             late: Vec::new(),
-            calibration,
+            calibration: Arc::new(calibration),
             cpu: CpuTimes::default(),
         })
     }
