@@ -6,13 +6,13 @@ mod tests;
 
 use crate::report::inference as entry;
 use crate::targets::ContentId;
-use crate::{host, symbols, targets};
+use crate::{host, http, symbols, targets};
 
 /// Reads some bytes.
 pub type Target = fn(&[u8]);
 
 /// All entries, by name; the folders of seeds and regressions are called like them.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("elf", targets::fuzzing::elf),
     ("symbols", targets::fuzzing::symbol_tables),
     ("debug_data", targets::fuzzing::debug_data),
@@ -28,6 +28,7 @@ pub const TARGETS: [(&str, Target); 15] = [
     ("btf", host::fuzzing::btf),
     ("link_map", host::fuzzing::link_map),
     ("inference", inference),
+    ("http", http::fuzzing::http),
 ];
 
 /// The entry of that name.

@@ -2,6 +2,7 @@
 mod bench;
 mod dist;
 mod ebpf;
+mod fuzz;
 mod run;
 mod setup;
 mod shell;
@@ -96,6 +97,19 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         daemon: Option<PathBuf>,
     },
+    /// Fuzz the readers of hostile bytes.
+    ///
+    /// Needs a stable compiler and g++ alone. Without a target: all, one after the other.
+    Fuzz {
+        /// Which reader: the name of a folder in fuzz/seeds.
+        target: Option<String>,
+        /// How long each runs.
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        seconds: u64,
+        /// Keep the smallest inputs that widen the coverage in fuzz/corpus; all are kept in target/fuzz/corpus.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Build and start the daemon, show what it answers, and keep it running until ctrl-c.
     Run {
         /// Arguments for `malloc-daemon serve`.
@@ -123,6 +137,10 @@ fn main() -> ExitCode {
         Task::Test { no_kernel, filter } => {
             let selection = test::Selection { kernel: !no_kernel, filter };
             Workspace::find().and_then(|workspace| test::test(&workspace, &selection))
+        }
+        Task::Fuzz { target, seconds, keep } => {
+            let selection = fuzz::Selection { target, seconds, keep };
+            Workspace::find().and_then(|workspace| fuzz::fuzz(&workspace, &selection))
         }
         Task::Run { arguments } => Workspace::find().and_then(|workspace| run::run(&workspace, &arguments)),
     };

@@ -36,6 +36,13 @@ pub fn capture(command: &mut Command) -> Option<String> {
     output.status.success().then(|| text.trim().to_owned())
 }
 
+/// The machine this compiler builds for when nobody asks for another.
+pub fn host() -> Result<String> {
+    let version = capture(Command::new("rustc").arg("-vV")).unwrap_or_default();
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("`rustc -vV` names no host")
+}
+
 /// The folder list to look for programs in: `PATH`, then cargo's own, where `cargo install` puts
 /// bpf-linker and which not every login has on its `PATH`.
 pub fn search_path() -> Vec<PathBuf> {

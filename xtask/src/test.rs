@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    ebpf,
+    ebpf, fuzz,
     shell::{self, Privilege},
     tidy,
     workspace::Workspace,
@@ -122,6 +122,11 @@ pub fn test(workspace: &Workspace, selection: &Selection) -> Result<()> {
     } else {
         record.skip("libc matrix", Outcome::NotRun("it fetches Debian's packages with apt-get".to_owned()));
     }
+    if selection.filter.is_some() {
+        record.skip("fuzz", Outcome::LeftOut("a filter was given"));
+    } else {
+        record.run("fuzz", || fuzz::fuzz(workspace, &fuzz::Selection::IN_TEST));
+    }
     kernel(workspace, selection, &mut record);
     record.conclude(shell::is_ci())
 }
@@ -181,10 +186,7 @@ fn kernel(workspace: &Workspace, selection: &Selection, record: &mut Record) {
 
 /// The variable that names the program through which cargo starts what it built.
 fn runner_variable() -> Result<String> {
-    let version = shell::capture(Command::new("rustc").arg("-vV")).unwrap_or_default();
-    let Some(host) = version.lines().find_map(|line| line.strip_prefix("host: ")) else {
-        bail!("`rustc -vV` names no host");
-    };
+    let host = shell::host()?;
     Ok(format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_")))
 }
 

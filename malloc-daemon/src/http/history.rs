@@ -154,6 +154,17 @@ fn question(pairs: &[(String, String)], known: &[&str], now: &Zoned) -> Result<Q
     Ok(question)
 }
 
+/// Reads a question as each path does, at a fixed moment.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_question(pairs: &[(String, String)]) {
+    const ALL: [&str; 8] = ["from", "to", "step", "pid", "comm", "exe", "limit", "format"];
+    let now =
+        Zoned::new(jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_hours(500_000), jiff::tz::TimeZone::UTC);
+    if let Ok(question) = question(pairs, &ALL, &now) {
+        assert!(question.range.from_unix_ms < question.range.to_unix_ms && question.limit <= LIMIT);
+    }
+}
+
 /// A `+` of RFC 3339 that was not escaped arrives as a blank.
 fn moment(name: &str, value: &str, now: &Zoned) -> Result<u64, String> {
     let parsed = time::parse(value, now).or_else(|error| {

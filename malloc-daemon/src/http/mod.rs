@@ -2,6 +2,8 @@
 
 mod access;
 mod changes;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod history;
 mod listen;
 mod negotiate;

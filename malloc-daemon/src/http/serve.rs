@@ -51,11 +51,11 @@ pub async fn serve(listeners: Vec<Listener>, api: Api, limits: Limits, shutdown:
 
 /// What connections at one place have in common.
 #[derive(Clone)]
-struct Place {
-    router: Router,
-    access: watch::Receiver<Arc<Access>>,
-    limits: Limits,
-    closing: watch::Receiver<bool>,
+pub(super) struct Place {
+    pub(super) router: Router,
+    pub(super) access: watch::Receiver<Arc<Access>>,
+    pub(super) limits: Limits,
+    pub(super) closing: watch::Receiver<bool>,
 }
 
 async fn accept(listener: Listener, at: Place, places: Arc<Semaphore>) {
@@ -108,7 +108,7 @@ async fn tcp(stream: TcpStream, at: Place) {
     }
 }
 
-async fn connection<S>(stream: S, at: Place)
+pub(super) async fn connection<S>(stream: S, at: Place)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

@@ -7,7 +7,8 @@ pub mod json;
 pub mod locate;
 pub mod otlp;
 pub mod prometheus;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), allow(dead_code, reason = "the fuzzer takes two of the samples"))]
 pub(crate) mod sample;
 pub mod text;
 pub mod trace;
