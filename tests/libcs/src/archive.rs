@@ -77,12 +77,32 @@ pub fn build(suite: &str, arch: Arch) -> Result<Build, String> {
     Ok(Build { libc, debug, version })
 }
 
+/// Fetches and unpacks the libc of `suite` for `arch`; where its `libc.so.6` lies, and the packages' version.
+///
+/// # Errors
+/// A sentence that says what could not be fetched or unpacked.
+pub fn build_at(suite: &str, arch: Arch) -> Result<(PathBuf, String), String> {
+    let unpacked = unpacked(suite, arch)?;
+    let version = fs::read_to_string(unpacked.join("version")).unwrap_or_default();
+    Ok((libraries(&unpacked, arch)?.join("libc.so.6"), version))
+}
+
 /// Fetches and unpacks a program of `suite` for x86-64; the folder that stands for its root.
 ///
 /// # Errors
 /// A sentence that says what could not be fetched or unpacked.
 pub fn package(suite: &str, name: &str) -> Result<PathBuf, String> {
     unpacked_as(&format!("{suite}-{name}"), suite, ARCHES[0], &[name])
+}
+
+/// Fetches and unpacks a package of `suite` for `arch`; the folder that stands for its root, and the package's version.
+///
+/// # Errors
+/// A sentence that says what could not be fetched or unpacked.
+pub fn versioned_package(suite: &str, arch: Arch, name: &str) -> Result<(PathBuf, String), String> {
+    let unpacked = unpacked_as(&format!("{suite}-{}-{name}", arch.name), suite, arch, &[name])?;
+    let version = fs::read_to_string(unpacked.join("version")).unwrap_or_default();
+    Ok((unpacked, version))
 }
 
 fn unpacked(suite: &str, arch: Arch) -> Result<PathBuf, String> {

@@ -103,6 +103,8 @@ fn step(vaddr: u64, word: u32, raw: &Raw) -> Step {
     let [first, second, third, _] = raw.operands;
     match raw.opcode {
         Opcode::B | Opcode::Bcc(_) | Opcode::CBZ | Opcode::CBNZ | Opcode::TBZ | Opcode::TBNZ | Opcode::BL => {}
+        // They name first what they read.
+        Opcode::CCMP | Opcode::CCMN => {}
         Opcode::BR | Opcode::BLR | Opcode::RET => {
             step.through = plain(first).map_or(Operand::Other, Operand::Register);
         }
@@ -320,6 +322,7 @@ mod tests {
     #[test]
     fn a_comparison_has_two_sides() {
         assert_eq!(effect(0xeb01_001f).compares, Some([Operand::Register(0), Operand::Register(1)])); // cmp x0, x1
+        assert_eq!(effect(0xfa40_0804).writes, Registers(0)); // ccmp x0, #0, #4, eq
     }
 
     #[test]

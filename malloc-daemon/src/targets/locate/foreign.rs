@@ -6,6 +6,7 @@ use malloc_common::depth::Depth;
 use malloc_common::function::{self, Function};
 use malloc_common::site::{Cookie, Role};
 use object::LittleEndian as LE;
+use object::elf::{self, SectionHeader64};
 use object::read::ReadRef;
 
 use super::tables::{self, Family, JEMALLOC_PREFIXES, MULTIPLYING};
@@ -268,15 +269,20 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
             let size = if function.size == 0 { UNSIZED_BYTES } else { function.size.min(BODY_LIMIT) };
             self.bodies.extend(stretch(*vaddr, size).map(|stretch| (*vaddr, stretch)));
         }
-        if is_allocators_own && let Some(section) = elf.section(b".text") {
-            let (start, size) = (section.sh_addr.get(LE), section.sh_size.get(LE).min(SWEEP_LIMIT));
-            // From function to function: padding between two may hide where the next begins.
-            let mut at = start;
-            let ends =
-                self.functions.keys().copied().filter(|vaddr| *vaddr > start).chain([start.saturating_add(size)]);
-            for end in ends.collect::<Vec<_>>() {
-                self.stretches.extend(stretch(at, end.saturating_sub(at)));
-                at = end;
+        if is_allocators_own {
+            let mut left = SWEEP_LIMIT;
+            // gperftools has its public functions in a section of their own.
+            for section in elf.sections().iter().filter(|section| is_swept(elf, section)) {
+                let (start, size) = (section.sh_addr.get(LE), section.sh_size.get(LE).min(left));
+                left = left.saturating_sub(size);
+                let end = start.saturating_add(size);
+                // From function to function: padding between two may hide where the next begins.
+                let mut at = start;
+                let within = self.functions.range(start..end).map(|(vaddr, _)| *vaddr).filter(|vaddr| *vaddr > start);
+                for end in within.chain([end]).collect::<Vec<_>>() {
+                    self.stretches.extend(stretch(at, end.saturating_sub(at)));
+                    at = end;
+                }
             }
         } else {
             for (vaddr, function) in &self.functions {
@@ -399,6 +405,14 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
             self.missing.push(Missing { depth: Depth::Call, what: what.to_owned(), why: why.to_owned() });
         }
     }
+}
+
+/// Whether a section holds code that the linker did not make up: a stub of the linkage table is no branch of its own.
+fn is_swept<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, section: &SectionHeader64<LE>) -> bool {
+    let linkage = [&b".plt"[..], b".plt.got", b".plt.sec"].into_iter().filter_map(|name| elf.section(name));
+    section.sh_type.get(LE) == elf::SHT_PROGBITS
+        && section.sh_flags.get(LE).contains(elf::SHF_EXECINSTR)
+        && linkage.into_iter().all(|table| table.sh_addr.get(LE) != section.sh_addr.get(LE))
 }
 
 /// Slots of the linkage table that lead to an entry of this file, and its address.
