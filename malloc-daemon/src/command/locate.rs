@@ -44,7 +44,12 @@ fn of_file(path: &Path) -> anyhow::Result<(Subject, Located, Evidence)> {
     let shown = Contents.show(&file, Root::Host);
     let (located, evidence) = shown.map_err(|error| anyhow!("{}", refusal(path, &error)))?;
     if located.hooks.is_empty() {
-        bail!("{} defines no malloc; name the file that does, usually the libc that it loads", path.display());
+        let advice = if Contents.hides_its_functions(&file) {
+            "a static program without symbols does not tell what in it is malloc"
+        } else {
+            "name the file that does, usually the libc that it loads"
+        };
+        bail!("{} defines no malloc by any table; {advice}", path.display());
     }
     let subject =
         Subject { path: absolute.display().to_string(), debug_file: used(&located, Root::Host), process: None };
@@ -157,6 +162,6 @@ fn refusal(path: &Path, error: &ElfError) -> String {
         ElfError::ThirtyTwoBit => format!("{path} is a 32-bit program; only 64-bit programs are supported"),
         ElfError::UnsupportedMachine { .. } => format!("{path}: {error}; only x86_64 and aarch64 are decoded"),
         ElfError::Malformed { .. } => format!("{path}: {error}; it may be truncated, so install it anew"),
-        ElfError::TooLarge { .. } => format!("{path}: {error}"),
+        ElfError::TooLarge { .. } | ElfError::TooSlow { .. } => format!("{path}: {error}"),
     }
 }

@@ -234,7 +234,7 @@ impl Observer {
     /// See [`FileRefused`].
     pub fn probe_path(&mut self, path: &Path) -> Result<Option<FileKey>, FileRefused> {
         let Ok(Some(file)) = open_in_root(Root::Host, path) else { return Ok(None) };
-        if !Contents.defines_malloc(&file) || !may_serve(path) {
+        if !Contents.defines_malloc(&file) || !(may_serve(path) || Contents.is_known_allocator(&file)) {
             return Ok(None);
         }
         let key = self.files.admit(file, Root::Host)?;

@@ -12,6 +12,8 @@ use crate::host::process::{self, Pid};
 use crate::targets::discover::{self, CandidateKind};
 use crate::targets::{Contents, ElfFacts};
 
+/// Why a static program without symbols is not probed.
+const HIDDEN: &str = "it is a static program without symbols: what in it is malloc cannot be told";
 /// After every place in a dynamic linker's list.
 const OUT_OF_ORDER: usize = 1 << 16;
 
@@ -85,8 +87,15 @@ pub fn serving(pid: Pid, files: &mut Files, attach: &mut dyn FnMut(&mut Files, F
         }
         (None, _, Some(why)) => Err(why),
         (None, Some((_, path)), None) => Err(format!("its malloc is that of {path}, which is no allocator known here")),
-        (None, None, None) => Ok(None),
+        (None, None, None) => match code.iter().find(|mapping| is_executable(mapping)) {
+            Some(mapping) if hides_its_functions(pid, mapping) => Err(HIDDEN.to_owned()),
+            _ => Ok(None),
+        },
     }
+}
+
+fn hides_its_functions(pid: Pid, mapping: &Mapping) -> bool {
+    matches!(discover::open_mapping(pid, mapping), Ok(Some(file)) if Contents.hides_its_functions(&file))
 }
 
 /// Learns what a mapped file is: the executable and what is called like an allocator may serve whatever they hold, any

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use object::ReadCache;
 
+use super::deadline::Deadline;
 use super::locate::{Evidence, evidence};
 use super::{BuildId, ElfError, ElfFacts, Located, analyse, elf, locate};
 use crate::host::debug_files::debug_file;
@@ -28,7 +29,7 @@ impl ElfFacts for Contents {
     }
 
     fn defines_malloc(&self, file: &TargetFile) -> bool {
-        locate::defines_malloc(&ReadCache::new(file.reader()))
+        locate::defines_malloc(Deadline::new().on(&ReadCache::new(file.reader())))
     }
 }
 
@@ -48,7 +49,13 @@ impl Contents {
     /// Whether the content of a file shows which allocator it is.
     #[must_use]
     pub fn is_known_allocator(self, file: &TargetFile) -> bool {
-        locate::is_known_allocator(&ReadCache::new(file.reader()))
+        locate::is_known_allocator(Deadline::new().on(&ReadCache::new(file.reader())))
+    }
+
+    /// Whether a program runs without a dynamic linker and has no symbols: what in it is `malloc` cannot be told.
+    #[must_use]
+    pub fn hides_its_functions(self, file: &TargetFile) -> bool {
+        locate::hides_its_functions(&ReadCache::new(file.reader()))
     }
 
     /// The debug file of that build id, when `root` or the host has one that can be read.
@@ -66,9 +73,13 @@ impl Contents {
         let cache = ReadCache::new(file.reader());
         let debug = self.debug_file(elf::build_id(&cache).as_ref(), root);
         let debug = debug.as_ref().map(|debug| ReadCache::new(debug.reader()));
-        let located = analyse(&cache, debug.as_ref())?;
-        let evidence = evidence(&cache, &located)?;
-        Ok((located, evidence))
+        let deadline = Deadline::new();
+        let on = |cache| deadline.on(cache);
+        let found = analyse(on(&cache), debug.as_ref().map(on)).and_then(|located| {
+            let evidence = evidence(on(&cache), &located)?;
+            Ok((located, evidence))
+        });
+        deadline.keeps(found)
     }
 
     /// Finds the hooks of a file, with the debug file of its build id when `root` or the host has one.
@@ -79,9 +90,9 @@ impl Contents {
     pub fn locate(self, file: &TargetFile, root: Root) -> Result<Located, ElfError> {
         let cache = ReadCache::new(file.reader());
         let debug = self.debug_file(elf::build_id(&cache).as_ref(), root);
-        match &debug {
-            Some(debug) => locate(&cache, Some(&ReadCache::new(debug.reader()))),
-            None => locate(&cache, None),
-        }
+        let debug = debug.as_ref().map(|debug| ReadCache::new(debug.reader()));
+        let deadline = Deadline::new();
+        let on = |cache| deadline.on(cache);
+        deadline.keeps(locate(on(&cache), debug.as_ref().map(on)))
     }
 }

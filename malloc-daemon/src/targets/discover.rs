@@ -7,8 +7,9 @@ use crate::host::HostError;
 use crate::host::file::{FileError, Root, TargetFile, open_in_root, open_map_file};
 use crate::host::maps::{Device, Mapping};
 use crate::host::process::{self, Pid};
+use crate::targets::Contents;
 
-/// What a file is, by its name alone: its content decides what can be probed.
+/// What a file is, by its name if that tells: its content decides what can be probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CandidateKind {
     /// `libc.so.6`, `libc-2.31.so`
@@ -23,6 +24,8 @@ pub enum CandidateKind {
     Mimalloc,
     /// The main executable, which may contain an allocator.
     Executable,
+    /// A library of any other name whose content is a known allocator's.
+    ByContent,
 }
 
 impl CandidateKind {
@@ -112,15 +115,20 @@ pub fn candidates(pid: Pid) -> Result<Option<Candidates>, HostError> {
     let mut candidates = Candidates::default();
     for (kind, mapping) in mapped {
         match open(pid, kind, &mapping) {
-            Ok(Some(candidate)) => candidates.files.push(candidate),
-            Ok(None) => {}
-            Err(reason) => candidates.unseen.push(Unseen { pid, reason }),
+            Ok(Some(candidate)) => {
+                if kind != CandidateKind::ByContent || Contents.is_known_allocator(&candidate.file) {
+                    candidates.files.push(candidate);
+                }
+            }
+            // Nearly all libraries are no allocators: one that cannot be opened is not told of.
+            Err(reason) if kind != CandidateKind::ByContent => candidates.unseen.push(Unseen { pid, reason }),
+            Ok(None) | Err(_) => {}
         }
     }
     Ok(Some(candidates))
 }
 
-/// The first executable mapping of each file whose name, or whose being the main executable, makes it a candidate.
+/// The first executable mapping of each file, and what its name, or its being the main executable, makes of it.
 fn mapped_candidates(pid: Pid) -> Result<Option<Vec<(CandidateKind, Mapping)>>, HostError> {
     let Some(maps) = process::maps(pid)? else { return Ok(None) };
     if maps.is_empty() {
@@ -136,7 +144,8 @@ fn choose(maps: Vec<Mapping>, executable: Option<&Path>) -> Vec<(CandidateKind, 
     for mapping in maps.into_iter().filter(Mapping::is_executable_file) {
         let is_main = || executable.is_some_and(|path| path == mapping.path());
         let by_name = CandidateKind::of_library(mapping.file_name());
-        let Some(kind) = by_name.or_else(|| is_main().then_some(CandidateKind::Executable)) else { continue };
+        let kind = by_name.or_else(|| is_main().then_some(CandidateKind::Executable));
+        let kind = kind.unwrap_or(CandidateKind::ByContent);
         chosen.entry((mapping.device, mapping.inode)).or_insert((kind, mapping));
     }
     let mut chosen: Vec<_> = chosen.into_values().collect();
@@ -217,13 +226,18 @@ mod tests {
     }
 
     #[test]
-    fn only_code_of_the_executable_and_of_allocators_is_chosen_each_file_once() {
+    fn each_file_with_code_is_chosen_once_and_named_where_its_name_tells() {
         let text = b"1000-2000 r--p 00000000 fe:00 1 /bin/x\n2000-3000 r-xp 00001000 fe:00 1 /bin/x\n\
             5000-6000 r-xp 00002000 fe:00 1 /bin/x\n7000-8000 r-xp 00000000 fe:00 2 /lib/libm.so.6\n\
             8000-9000 r-xp 00000000 fe:00 3 /lib/libc.so.6\n9000-a000 r-xp 00000000 00:00 0 [vdso]\n";
         let chosen = choose(mappings(text).collect(), Some(Path::new("/bin/x")));
         let seen: Vec<_> = chosen.iter().map(|(kind, mapping)| (*kind, mapping.start, mapping.offset)).collect();
-        assert_eq!(seen, [(CandidateKind::Executable, 0x2000, 0x1000), (CandidateKind::Glibc, 0x8000, 0)]);
+        let known = [
+            (CandidateKind::Executable, 0x2000, 0x1000),
+            (CandidateKind::ByContent, 0x7000, 0),
+            (CandidateKind::Glibc, 0x8000, 0),
+        ];
+        assert_eq!(seen, known);
     }
 
     #[test]

@@ -21,7 +21,7 @@ const BUILD_ID_LIMIT: usize = 64;
 const PATH_LIMIT: u64 = 4096;
 
 /// Why a file cannot be looked into.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ElfError {
     /// The file does not begin as an ELF file does.
     #[error("not an ELF file")]
@@ -50,6 +50,12 @@ pub enum ElfError {
         found: u64,
         /// The bound.
         limit: u64,
+    },
+    /// The file is made to take long, or lies where reading does.
+    #[error("looking into it took more than {seconds} s")]
+    TooSlow {
+        /// How long was waited.
+        seconds: u64,
     },
 }
 

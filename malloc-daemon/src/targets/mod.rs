@@ -6,6 +6,7 @@ use crate::host::file::TargetFile;
 
 pub mod command_files;
 mod contents;
+pub mod deadline;
 pub mod decode;
 pub mod discover;
 pub mod elf;

@@ -78,6 +78,19 @@ pub fn musl_gcc() -> PathBuf {
     compiler
 }
 
+/// What makes musl's compiler link a static executable that is bound to no address, which its own options do not.
+///
+/// # Panics
+/// If the distribution does not give it.
+#[must_use]
+pub fn musl_static_pie() -> Vec<String> {
+    let libraries = fetched("musl-dev").join("usr/lib/x86_64-linux-musl");
+    let mut flags: Vec<_> =
+        ["-static", "-fPIE", "-nostartfiles", "-Wl,-pie,--no-dynamic-linker,-z,text"].map(str::to_owned).into();
+    flags.extend(["rcrt1.o", "crti.o", "crtn.o"].map(|file| libraries.join(file).display().to_string()));
+    flags
+}
+
 /// The root into which a package was unpacked, once for all tests.
 fn fetched(package: &str) -> PathBuf {
     let all = target_directory().join("allocators");

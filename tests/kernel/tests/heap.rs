@@ -5,6 +5,7 @@ use std::process::Command;
 
 use kernel_tests::daemon::{Attached, Serving};
 use kernel_tests::document::Image;
+use kernel_tests::libcs;
 use kernel_tests::process::Running;
 use kernel_tests::victim;
 use rustix::process::Signal;
@@ -61,4 +62,28 @@ fn a_served_process_is_read_at_first_sight() {
     let image = serving.image_when("its heap", victim.pid(), |image| !image.is_null("/heap"));
     assert_heap(&truth, &image);
     assert_eq!(serving.stop(Signal::TERM).code(), 0);
+}
+
+// HEAP-1, THRESH-1: the structures of each release, of a process whose executable is the dynamic loader.
+#[test]
+fn the_structures_of_every_release_are_read_as_that_libc_says() {
+    for libc in libcs::all() {
+        for threads in ["0", "4"] {
+            let mut victim = Running::start(&mut libc.command("heap_holes", &[threads]));
+            let truth = account(&mut victim);
+            let (_, document) = Attached::to(victim.pid()).interrupt();
+            let image = document.image(victim.pid(), "ld-linux-x86-64.so.2");
+            println!("{}, {threads} threads: {}", libc.suite, image.0["allocator"]);
+            assert_eq!(image.text("/allocator/kind"), "glibc", "{}", libc.suite);
+            assert_eq!(image.text("/allocator/version"), format!("2.{}", libc.minor()));
+            assert!(
+                image.text("/allocator/path").ends_with("libc.so.6") || libc.minor() < 34,
+                "{}",
+                image.0["allocator"]
+            );
+            assert_heap(&truth, &image);
+            victim.close_input();
+            assert_eq!(victim.end().code(), 0);
+        }
+    }
 }

@@ -14,6 +14,7 @@ pub use folder::{Folder, FolderError};
 
 use crate::host::file::{FileKey, Root, TargetFile};
 use crate::report::inference::{Refused, decode, encode};
+use crate::targets::deadline::Deadline;
 use crate::targets::symbols::Source;
 use crate::targets::{ContentId, Contents, ElfError, Inference, Located, locate};
 
@@ -43,6 +44,8 @@ pub struct Counts {
 pub struct Cache {
     results: HashMap<Known, Located>,
     order: VecDeque<Known>,
+    /// Files that took too long.
+    slow: VecDeque<(FileKey, ElfError)>,
     folder: Option<Folder>,
     /// What it did so far.
     pub counts: Counts,
@@ -63,7 +66,16 @@ impl Cache {
     /// # Errors
     /// As there.
     pub fn locate(&mut self, file: &TargetFile, root: Root) -> Result<Located, ElfError> {
-        let Some(bytes) = Contents.whole(file) else { return Contents.locate(file, root) };
+        if let Some((_, error)) = self.slow.iter().find(|(key, _)| *key == file.key) {
+            return Err(error.clone());
+        }
+        let Some(bytes) = Contents.whole(file) else {
+            let found = Contents.locate(file, root);
+            if let Err(error @ ElfError::TooSlow { .. }) = &found {
+                self.give_up(file.key, error.clone());
+            }
+            return found;
+        };
         let id = ContentId::of(&bytes);
         let debug = Contents.debug_file(id.build_id.as_ref(), root);
         let known = (id, debug.as_ref().map(|debug| debug.key));
@@ -74,7 +86,13 @@ impl Cache {
         let id = &known.0;
         let before = self.stored(id);
         let debug = debug.as_ref().map(|debug| ReadCache::new(debug.reader()));
-        let (located, made) = locate::locate_knowing(&*bytes, debug.as_ref(), before.as_ref())?;
+        let deadline = Deadline::new();
+        let debug = debug.as_ref().map(|debug| deadline.on(debug));
+        let found = deadline.keeps(locate::locate_knowing(deadline.on(&*bytes), debug, before.as_ref()));
+        if let Err(error @ ElfError::TooSlow { .. }) = &found {
+            self.give_up(file.key, error.clone());
+        }
+        let (located, made) = found?;
         match (before, made) {
             (None, Some(made)) => self.store(id, &made),
             (Some(_), Some(made)) => {
@@ -87,6 +105,14 @@ impl Cache {
         }
         self.remember(known, located.clone());
         Ok(located)
+    }
+
+    /// Nobody waits for this file a second time.
+    fn give_up(&mut self, key: FileKey, error: ElfError) {
+        if self.slow.len() >= RESULTS {
+            self.slow.pop_front();
+        }
+        self.slow.push_back((key, error));
     }
 
     fn remember(&mut self, known: Known, located: Located) {

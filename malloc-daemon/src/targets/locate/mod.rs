@@ -2,6 +2,7 @@
 
 mod compared;
 pub(crate) mod debug_data;
+mod defined;
 mod evidence;
 mod foreign;
 mod glibc;
@@ -22,8 +23,10 @@ use object::read::ReadRef;
 
 use super::decode::{Execution, Machine};
 use super::elf::{BuildId, Elf, ElfError};
-use super::symbols::{self, Binding, Source, Symbol, Table};
+use super::symbols::{self, Source, Symbol, Table};
 use super::usdt::{self, UsdtProbe};
+use defined::{defines, is_loader, kind};
+pub use defined::{defines_malloc, hides_its_functions, is_known_allocator};
 pub use evidence::{Evidence, evidence};
 pub use foreign::folded;
 pub use infer::{Check, INFERRED_NAMES, Inference, RULES, Unidentified};
@@ -146,8 +149,7 @@ impl Located {
     }
 
     /// Of a file without an allocator.
-    fn nothing<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, build_id: Option<BuildId>) -> Self {
-        let why = "no symbol table of this file defines malloc and free".to_owned();
+    fn nothing<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, build_id: Option<BuildId>, why: &str) -> Self {
         Self {
             kind: AllocatorKind::Unknown,
             build_id,
@@ -160,7 +162,7 @@ impl Located {
             arena_layout: ArenaLayout::Unknown,
             usdt: Vec::new(),
             located_by: Source::Exports,
-            missing: vec![Missing { depth: Depth::Sysmalloc, what: "malloc".to_owned(), why }],
+            missing: vec![Missing { depth: Depth::Sysmalloc, what: "malloc".to_owned(), why: why.to_owned() }],
             notes: Vec::new(),
         }
     }
@@ -238,7 +240,12 @@ fn look<'data, 'debug, R: ReadRef<'data>, D: ReadRef<'debug>>(
     }
     let mut notes = Vec::new();
     if !defines(&elf)? {
-        return Ok((Located::nothing(&elf, build_id), None));
+        let why = if is_loader(&elf)? {
+            "it is the dynamic loader, whose own malloc gives way to the C library's"
+        } else {
+            "no symbol table of this file defines malloc and free"
+        };
+        return Ok((Located::nothing(&elf, build_id, why), None));
     }
     let mut found = gather(&elf, build_id.as_ref(), debug, &mut notes)?;
     let kind = kind(&elf, &found.symbols);
@@ -343,35 +350,6 @@ fn complete<'data, R: ReadRef<'data>>(
     (inferred, made)
 }
 
-/// Whether the file defines `malloc` and `free`: exports them or, as a static executable does, holds them, be it under
-/// the names of an allocator of its own.
-#[must_use]
-pub fn defines_malloc<'data, R: ReadRef<'data>>(file: R) -> bool {
-    let defines = |elf: Elf<'data, R>| Ok(defines(&elf)? || foreign::recognise(&elf)?.is_some());
-    Elf::parse(file).and_then(defines).unwrap_or(false)
-}
-
-/// Whether the content of a file shows that it is an allocator other than the C library's.
-#[must_use]
-pub fn is_known_allocator<'data, R: ReadRef<'data>>(file: R) -> bool {
-    Elf::parse(file).and_then(|elf| foreign::recognise(&elf)).is_ok_and(|recognised| recognised.is_some())
-}
-
-fn defines<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<bool, ElfError> {
-    for table in [Table::Exported, Table::Full] {
-        let named = symbols::read_named(elf, table, Source::Exports, &["malloc", "free"])?;
-        let named = named.unwrap_or_default();
-        let bindings = |name| named.iter().filter(move |s| s.name == name && elf.is_code(s.vaddr)).map(|s| s.binding);
-        // The linker makes malloc local in a static position-independent executable, but not free.
-        let open = |name| bindings(name).any(|binding| binding != Binding::Local);
-        let any = |name| bindings(name).next().is_some();
-        if any("malloc") && any("free") && (open("malloc") || open("free")) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 struct Found {
     symbols: Vec<Symbol>,
     internals_by: Source,
@@ -453,14 +431,6 @@ fn debug_symbols<'data, R: ReadRef<'data>>(debug: R, build_id: Option<&BuildId>)
     symbols::read(&debug, Table::Full, Source::DebugFile, glibc::is_wanted)
         .map_err(|error| format!("its debug file is unusable: {error}"))
         .map(Option::unwrap_or_default)
-}
-
-fn kind<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, symbols: &[Symbol]) -> AllocatorKind {
-    let text = elf.section(b".rodata").and_then(|section| elf.bytes_of(section).ok());
-    let version = text.and_then(glibc::version);
-    let internals = ["_int_malloc", "main_arena"];
-    let by_name = internals.iter().all(|name| symbols.iter().any(|symbol| symbol.name == *name));
-    if version.is_some() || by_name { AllocatorKind::Glibc { version } } else { AllocatorKind::Unknown }
 }
 
 fn malloc_par<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, symbols: &[Symbol]) -> Option<MallocPar> {
