@@ -291,11 +291,9 @@ impl File {
             let register_branch = word & 0xff9f_fc1f == 0xd61f_0000;
             return address || register_branch || aarch64_branch(word, vaddr).is_some();
         }
-        match self.code(vaddr, 6) {
-            [0x50..=0x57, ..] | [0x41, 0x50..=0x57, ..] | [0x90, ..] | [0x0f, 0x1f, ..] => true,
-            [0xeb | 0xe9 | 0xe8 | 0x70..=0x7f, ..] | [0x0f, 0x80..=0x8f, ..] => true,
-            _ => false,
-        }
+        let code = self.code(vaddr, 6);
+        let is_plain = matches!(code, [0x50..=0x57 | 0x90, ..] | [0x41, 0x50..=0x57, ..] | [0x0f, 0x1f, ..]);
+        is_plain || matches!(code, [0xeb | 0xe9 | 0xe8 | 0x70..=0x7f, ..] | [0x0f, 0x80..=0x8f, ..])
     }
 }
 
