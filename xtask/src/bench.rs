@@ -1,6 +1,7 @@
 //! Measures what observing costs, this daemon's and other tools', in one interleaved run, and writes docs/overhead.md.
 mod document;
 mod observers;
+mod service;
 mod statistics;
 mod workloads;
 
@@ -18,7 +19,7 @@ use crate::{
     shell::{self, Privilege},
     workspace::Workspace,
 };
-use observers::{OBSERVERS, Observer};
+use observers::{ALONE, OBSERVERS, Observer, SYSMALLOC};
 use statistics::Series;
 use workloads::{Sample, WORKLOADS, Workload};
 
@@ -52,6 +53,8 @@ struct Results {
     samples: BTreeMap<(usize, usize), Series>,
     /// What could not run, and why.
     not_run: BTreeMap<String, String>,
+    /// Of the service, by crowd in the order of the list.
+    service: BTreeMap<usize, service::Figures>,
     rounds: usize,
     seconds: u64,
     quick: bool,
@@ -78,7 +81,14 @@ pub fn bench(workspace: &Workspace, selection: &Selection) -> Result<()> {
         }
     };
     let place = Place::new(workspace, daemon)?;
-    let results = measure(&place, selection.quick)?;
+    let mut results = measure(&place, selection.quick)?;
+    for (c, crowd) in service::CROWDS.iter().enumerate() {
+        println!("the service beside {} processes {}", crowd.processes, crowd.name);
+        match service::measure(&place, crowd) {
+            Ok(figures) => drop(results.service.insert(c, figures)),
+            Err(error) => drop(results.not_run.insert(format!("the service, {}", crowd.name), format!("{error:#}"))),
+        }
+    }
     let text = document::render(&place, &results);
     if selection.dry {
         println!("{text}");
@@ -112,6 +122,7 @@ impl Place {
         let libc = libc.into_iter().find(is_libc).context("this program maps no libc.so: nothing to compare on")?;
         let place = Self { daemon, folder, libc };
         workloads::prepare(&place)?;
+        service::prepare(&place)?;
         Ok(place)
     }
 }
@@ -119,12 +130,19 @@ impl Place {
 fn measure(place: &Place, quick: bool) -> Result<Results> {
     let started = Instant::now();
     let limit = if quick { QUICK } else { FULL };
-    let mut results = Results { samples: BTreeMap::new(), not_run: BTreeMap::new(), rounds: 0, seconds: 0, quick };
+    let mut results = Results {
+        samples: BTreeMap::new(),
+        not_run: BTreeMap::new(),
+        service: BTreeMap::new(),
+        rounds: 0,
+        seconds: 0,
+        quick,
+    };
     let mut given_up: BTreeSet<(usize, usize)> = BTreeSet::new();
     let mut longest = Duration::ZERO;
     while results.rounds < ROUNDS && started.elapsed() + longest < limit {
         let began = Instant::now();
-        for (o, observer) in OBSERVERS.iter().enumerate() {
+        for (o, observer) in order(results.rounds) {
             if results.not_run.contains_key(observer.name) || (quick && !observer.quick) {
                 continue;
             }
@@ -141,6 +159,13 @@ fn measure(place: &Place, quick: bool) -> Result<Results> {
     Ok(results)
 }
 
+/// The observers of a round. What is compared to a hundredth comes one after the other, in turn the other way round.
+fn order(round: usize) -> Vec<(usize, &'static Observer)> {
+    let close = if round.is_multiple_of(2) { [ALONE, SYSMALLOC] } else { [SYSMALLOC, ALONE] };
+    let rest = (0..OBSERVERS.len()).filter(|o| !close.contains(o));
+    close.into_iter().chain(rest).filter_map(|o| Some((o, OBSERVERS.get(o)?))).collect()
+}
+
 /// Starts one observer, runs every workload under it, stops it.
 fn session(
     place: &Place,
@@ -154,7 +179,7 @@ fn session(
         if given_up.contains(&(o, w)) || (quick && !workload.quick) {
             continue;
         }
-        for _ in 0..observer.repeats {
+        for _ in 0..observer.repeats * workload.repeats {
             match run(place, workload, &running) {
                 Ok(sample) => results.samples.entry((o, w)).or_default().push(sample),
                 Err(error) => {

@@ -4,8 +4,9 @@ use std::{fmt::Write as _, fs, process::Command};
 use super::{
     Place, Results,
     observers::{self, ALONE, BLANK, CALL, OBSERVERS, OTHERS, SYSMALLOC},
-    statistics::{Series, Spread},
-    workloads::{self, PAIRS, PAIRS_OF_TWO, PROGRAMS, WORKLOADS},
+    service::{self, CROWDS, Figures},
+    statistics::{Ratio, Series, Spread, cpu_ratio},
+    workloads::{self, PAIRS, PAIRS_OF_TWO, PROGRAMS, SERVERS, WORKLOADS},
 };
 use crate::shell;
 
@@ -43,6 +44,8 @@ pub fn render(place: &Place, results: &Results) -> String {
     table(&mut out, results, 0..PROGRAMS);
     push(&mut out, "\n## Programs, milliseconds of CPU time\n");
     table(&mut out, results, PROGRAMS..WORKLOADS.len());
+    push(&mut out, "\n## The service itself\n");
+    crowds(&mut out, results);
     push(&mut out, "\n## What ran\n");
     for observer in OBSERVERS.iter().filter(|observer| !observer.shown().is_empty()) {
         push(&mut out, &format!("- {}: `{}`", observer.name, observer.shown()));
@@ -72,7 +75,7 @@ pub fn render(place: &Place, results: &Results) -> String {
     out
 }
 
-/// What the three promises come to. A figure that is missing is no verdict.
+/// What the promises come to. A figure that is missing is no verdict.
 fn verdicts(results: &Results) -> Vec<String> {
     let cpu = |o: usize, w: usize| results.samples.get(&(o, w)).and_then(Series::cpu);
     let wall = |o: usize, w: usize| results.samples.get(&(o, w)).and_then(Series::wall);
@@ -95,26 +98,25 @@ fn verdicts(results: &Results) -> Vec<String> {
         ),
         _ => "Two threads against one: not measured.".to_owned(),
     });
-    let programs = |o: usize| (PROGRAMS..WORKLOADS.len()).map(move |w| (o, w));
-    let sum = |o: usize| -> Option<f64> {
-        let measured: Vec<f64> = programs(o)
-            .filter(|(_, w)| cpu(ALONE, *w).is_some() && cpu(SYSMALLOC, *w).is_some())
-            .filter_map(|(o, w)| cpu(o, w))
-            .map(|spread| spread.median)
-            .collect();
-        (!measured.is_empty()).then(|| measured.iter().sum())
-    };
-    verdicts.push(match (sum(SYSMALLOC), sum(ALONE)) {
-        (Some(observed), Some(alone)) if alone > 0.0 => {
-            let ratio = observed / alone;
-            format!(
-                "At depth `sysmalloc`, the default of `serve`, the programs take {ratio:.4} times what they take alone (at most \
-                 {SYSMALLOC_LIMIT:.2}; sum of the medians, {observed:.1} against {alone:.1} ms): {}.",
-                held(ratio <= SYSMALLOC_LIMIT)
-            )
-        }
-        _ => "Depth `sysmalloc` against nothing attached: not measured.".to_owned(),
-    });
+    for w in SERVERS {
+        let name = WORKLOADS.get(w).map_or("?", |workload| workload.name);
+        let series = |o: usize| results.samples.get(&(o, w));
+        let ratio = series(SYSMALLOC).zip(series(ALONE)).and_then(|(observed, alone)| cpu_ratio(observed, alone));
+        verdicts.push(match ratio {
+            Some(Ratio { low, value, high }) => {
+                let verdict = match () {
+                    () if high <= SYSMALLOC_LIMIT => held(true),
+                    () if low > SYSMALLOC_LIMIT => held(false),
+                    () => "the runs scatter too much to tell",
+                };
+                format!(
+                    "{name} at depth `sysmalloc`, the default of `serve`, takes {value:.4} times what it takes alone ({low:.4} to \
+                     {high:.4} in 95 of 100 cases; at most {SYSMALLOC_LIMIT:.2}): {verdict}."
+                )
+            }
+            None => format!("{name} at depth `sysmalloc` against nothing attached: not measured."),
+        });
+    }
     for (o, observer) in OBSERVERS.iter().enumerate().skip(OTHERS) {
         let compared: Vec<(usize, f64)> =
             (0..WORKLOADS.len()).filter_map(|w| Some((w, ratio(cpu(o, w), cpu(CALL, w))?))).collect();
@@ -139,6 +141,61 @@ fn verdicts(results: &Results) -> Vec<String> {
         ));
     }
     verdicts
+}
+
+/// What the service takes beside a crowd, each figure with its limit.
+fn crowds(out: &mut String, results: &Results) {
+    push(
+        out,
+        "`malloc-daemon serve` with its defaults, beside processes that `crowd.c` makes; CPU time over 30 s, 40 s after the \
+         start, memory then, the median and the 99th percentile of 100 answers of `/v1/snapshot`.\n",
+    );
+    push(out, "| | ready | CPU | resident | `/v1/snapshot` | its bytes | stopped |");
+    push(out, "|---|---|---|---|---|---|---|");
+    for (c, f) in &results.service {
+        let Some(crowd) = CROWDS.get(*c) else { continue };
+        push(
+            out,
+            &format!(
+                "| {} processes {} | {:.0} ms | {:.2} % of a processor | {:.1} MB | {:.1} ms, {:.1} ms | {:.1} MB | {:.0} ms |",
+                crowd.processes,
+                crowd.name,
+                f.ready_ms,
+                f.cpu_percent,
+                f.resident_mb,
+                f.snapshot_ms,
+                f.snapshot_p99_ms,
+                f.snapshot_mb,
+                f.stop_ms
+            ),
+        );
+    }
+    push(out, "");
+    for (c, f) in &results.service {
+        let Some(crowd) = CROWDS.get(*c) else { continue };
+        for (what, figure, limit) in limits(crowd, f) {
+            push(
+                out,
+                &format!(
+                    "- {} processes {}: {what} at most {limit}: {}.",
+                    crowd.processes,
+                    crowd.name,
+                    held(figure <= limit)
+                ),
+            );
+        }
+    }
+}
+
+fn limits(crowd: &service::Crowd, f: &Figures) -> Vec<(&'static str, f64, f64)> {
+    let mut limits = vec![
+        ("ready after milliseconds", f.ready_ms, service::READY_LIMIT_MS),
+        ("percent of a processor", f.cpu_percent, crowd.cpu_percent_limit),
+        ("milliseconds of a snapshot", f.snapshot_ms, service::SNAPSHOT_LIMIT_MS),
+        ("milliseconds to stop", f.stop_ms, service::STOP_LIMIT_MS),
+    ];
+    limits.extend(crowd.resident_mb_limit.map(|limit| ("MB resident", f.resident_mb, limit)));
+    limits
 }
 
 fn held(holds: bool) -> &'static str {
@@ -224,7 +281,7 @@ mod tests {
         for (o, w, value) in figures {
             samples.entry((*o, *w)).or_default().push(Sample { cpu: *value, wall: *value });
         }
-        Results { samples, not_run: BTreeMap::new(), rounds: 1, seconds: 2, quick: false }
+        Results { samples, not_run: BTreeMap::new(), service: BTreeMap::new(), rounds: 1, seconds: 2, quick: false }
     }
 
     #[test]
@@ -235,12 +292,19 @@ mod tests {
         assert!(told[0].contains("**does not hold**"), "{told:?}");
         let told = verdicts(&results(&[(SYSMALLOC, PROGRAMS, 102.0), (ALONE, PROGRAMS, 100.0)]));
         assert!(told[2].contains("1.0200 times") && told[2].contains("**does not hold**"), "{told:?}");
+        let told = verdicts(&results(&[
+            (SYSMALLOC, PROGRAMS, 90.0),
+            (SYSMALLOC, PROGRAMS, 110.0),
+            (ALONE, PROGRAMS, 90.0),
+            (ALONE, PROGRAMS, 110.0),
+        ]));
+        assert!(told[2].contains("scatter too much"), "{told:?}");
     }
 
     #[test]
     fn what_is_missing_gives_no_verdict() {
         let told = verdicts(&results(&[]));
-        assert_eq!(told.len(), 3);
+        assert_eq!(told.len(), 5);
         assert!(told.iter().all(|verdict| verdict.ends_with("not measured.")), "{told:?}");
     }
 

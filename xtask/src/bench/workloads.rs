@@ -30,6 +30,8 @@ pub struct Workload {
     pub shown: &'static str,
     /// Part of a quick run.
     pub quick: bool,
+    /// Runs for one of another workload: short ones have more, so that a hundredth can be told.
+    pub repeats: usize,
     pub run: fn(&Place, Prepare<'_>) -> Result<Sample>,
 }
 
@@ -38,36 +40,43 @@ pub const PAIRS: usize = 0;
 pub const PAIRS_OF_TWO: usize = 1;
 /// From here on: programs that people run.
 pub const PROGRAMS: usize = 3;
+/// Programs that depth `sysmalloc` must not slow.
+pub const SERVERS: [usize; 3] = [3, 4, 6];
 
 pub const WORKLOADS: &[Workload] = &[
     Workload {
         name: "malloc and free, 1 thread",
         shown: "pairs 1 90000 64",
         quick: true,
+        repeats: 1,
         run: |place, prepare| pairs(place, prepare, &["1", "90000", "64"]),
     },
     Workload {
         name: "malloc and free, 2 threads",
         shown: "pairs 2 90000 64",
         quick: true,
+        repeats: 1,
         run: |place, prepare| pairs(place, prepare, &["2", "90000", "64"]),
     },
     Workload {
         name: "mapped chunks of 1 MiB",
         shown: "pairs 1 4500 1048576: each is mapped, written to once and unmapped",
         quick: false,
+        repeats: 1,
         run: |place, prepare| pairs(place, prepare, &["1", "4500", "1048576"]),
     },
     Workload {
         name: "sqlite3",
         shown: "sqlite3 :memory: with 20,000 rows inserted, an index, a sum",
         quick: true,
+        repeats: 6,
         run: |_, prepare| program(prepare, "sqlite3", &[":memory:", SQL]),
     },
     Workload {
         name: "python3 json",
         shown: "python3 -c: 60 times json.loads(json.dumps(400 objects)), PYTHONMALLOC=malloc",
         quick: false,
+        repeats: 3,
         run: |_, prepare| {
             let malloc = |command: &mut Command| {
                 command.env("PYTHONMALLOC", "malloc");
@@ -80,6 +89,7 @@ pub const WORKLOADS: &[Workload] = &[
         name: "cc",
         shown: "cc -O1 -c of a generated file with 150 functions",
         quick: true,
+        repeats: 1,
         run: |place, prepare| {
             let source = place.folder.join("generated.c").display().to_string();
             program(prepare, "cc", &["-O1", "-c", "-o", "/dev/null", &source])
@@ -89,6 +99,7 @@ pub const WORKLOADS: &[Workload] = &[
         name: "redis-server",
         shown: "redis-benchmark -n 20000 -t set,get -d 100 over a Unix socket; the server's CPU time",
         quick: true,
+        repeats: 3,
         run: redis,
     },
 ];
@@ -235,6 +246,7 @@ mod tests {
         assert_eq!(WORKLOADS[PAIRS].name, "malloc and free, 1 thread");
         assert_eq!(WORKLOADS[PAIRS_OF_TWO].name, "malloc and free, 2 threads");
         let loops = |workload: &Workload| workload.shown.starts_with("pairs ");
+        assert_eq!(SERVERS.map(|w| WORKLOADS[w].name), ["sqlite3", "python3 json", "redis-server"]);
         assert!(WORKLOADS[..PROGRAMS].iter().all(loops) && !WORKLOADS[PROGRAMS..].iter().any(loops));
     }
 }
