@@ -31,6 +31,8 @@ const PACKAGES: &[&str] =
 pub struct Selection {
     /// Fewer rounds, and only the workloads that are told apart in the verdicts.
     pub quick: bool,
+    /// Only the service itself.
+    pub service: bool,
     /// Install what is missing instead of measuring.
     pub setup: bool,
     /// Print the document instead of writing it.
@@ -81,7 +83,7 @@ pub fn bench(workspace: &Workspace, selection: &Selection) -> Result<()> {
         }
     };
     let place = Place::new(workspace, daemon)?;
-    let mut results = measure(&place, selection.quick)?;
+    let mut results = measure(&place, selection)?;
     for (c, crowd) in service::CROWDS.iter().enumerate() {
         println!("the service beside {} processes {}", crowd.processes, crowd.name);
         match service::measure(&place, crowd) {
@@ -127,7 +129,8 @@ impl Place {
     }
 }
 
-fn measure(place: &Place, quick: bool) -> Result<Results> {
+fn measure(place: &Place, selection: &Selection) -> Result<Results> {
+    let quick = selection.quick;
     let started = Instant::now();
     let limit = if quick { QUICK } else { FULL };
     let mut results = Results {
@@ -140,7 +143,7 @@ fn measure(place: &Place, quick: bool) -> Result<Results> {
     };
     let mut given_up: BTreeSet<(usize, usize)> = BTreeSet::new();
     let mut longest = Duration::ZERO;
-    while results.rounds < ROUNDS && started.elapsed() + longest < limit {
+    while !selection.service && results.rounds < ROUNDS && started.elapsed() + longest < limit {
         let began = Instant::now();
         for (o, observer) in order(results.rounds) {
             if results.not_run.contains_key(observer.name) || (quick && !observer.quick) {

@@ -82,11 +82,14 @@ enum Task {
     },
     /// Measure what observing costs, beside other tools, and write docs/overhead.md.
     ///
-    /// Needs root and a machine with nothing else to do; takes at most 12 minutes besides building the daemon.
+    /// Needs root and a machine with nothing else to do; takes at most 16 minutes besides building the daemon.
     Bench {
-        /// Fewer workloads and observers: at most 4 minutes.
+        /// Fewer workloads and observers: at most 8 minutes.
         #[arg(long)]
         quick: bool,
+        /// Only what the service itself takes; it implies `--dry`.
+        #[arg(long)]
+        service: bool,
         /// Install what is compared with, and measure nothing.
         #[arg(long)]
         setup: bool,
@@ -129,8 +132,8 @@ fn main() -> ExitCode {
         Task::Ebpf { budgets: true, .. } => Workspace::find().and_then(|workspace| ebpf::budgets::rewrite(&workspace)),
         Task::Ebpf { output, .. } => Workspace::find().and_then(|workspace| ebpf::write(&workspace, output.as_deref())),
         Task::Soak { minutes } => Workspace::find().and_then(|workspace| soak::soak(&workspace, minutes)),
-        Task::Bench { quick, setup, dry, daemon } => {
-            let selection = bench::Selection { quick, setup, dry, daemon };
+        Task::Bench { quick, service, setup, dry, daemon } => {
+            let selection = bench::Selection { quick, service, setup, dry: dry || service, daemon };
             Workspace::find().and_then(|workspace| bench::bench(&workspace, &selection))
         }
         Task::Tidy => Workspace::find().and_then(|workspace| tidy::tidy(&workspace)),

@@ -1,6 +1,6 @@
 //! The last raises and mappings: which process they belong to, which stack they happened on.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use malloc_common::abi::{EVENT_CROSSING, EVENT_RAISE, Event};
@@ -53,10 +53,19 @@ impl Incidents {
 
     /// Finds the processes of what came since the last collection.
     pub fn settle(&mut self, images: &[RawImage]) {
-        for Pending { event, unix_ms, stack } in std::mem::take(&mut self.pending) {
-            let image = images.iter().find(|image| {
+        let pending = std::mem::take(&mut self.pending);
+        // One pass over the rows for all of them: there may be a thousand of either.
+        let mut of_pid: HashMap<u32, Vec<&RawImage>> =
+            pending.iter().map(|pending| (pending.event.tgid, Vec::new())).collect();
+        for image in images.iter().filter(|_| !pending.is_empty()) {
+            if let Some(rows) = of_pid.get_mut(&image.slot.tgid) {
+                rows.push(image);
+            }
+        }
+        for Pending { event, unix_ms, stack } in pending {
+            let image = of_pid.get(&event.tgid).into_iter().flatten().find(|image| {
                 let slot = &image.slot;
-                slot.tgid == event.tgid && slot.first_ns <= event.ns && (slot.end_ns == 0 || event.ns <= slot.end_ns)
+                slot.first_ns <= event.ns && (slot.end_ns == 0 || event.ns <= slot.end_ns)
             });
             let Some(image) = image else {
                 self.dropped += 1;

@@ -40,6 +40,13 @@ impl RawImage {
         counter(Counter::OriginCalls(Origin::MmapCrossing)).saturating_sub(gone)
     }
 
+    /// A number that is another one after anything was counted: the sum of counters and of sizes, wrapping.
+    #[must_use]
+    pub fn counted(&self) -> u64 {
+        let counters = self.slot.counters.iter().fold(0u64, |sum, count| sum.wrapping_add(*count));
+        self.histograms.iter().fold(counters, |sum, (_, histogram)| sum.wrapping_add(histogram.sum))
+    }
+
     /// The histogram of a series, if anything was recorded.
     #[must_use]
     pub fn histogram(&self, series: Series) -> Option<&Histogram> {

@@ -16,8 +16,11 @@ use crate::host::process::{self, Pid};
 
 /// Processes remembered at most; those that left the snapshot go first.
 const REMEMBERED: usize = 16_384;
-/// A reading older than this is renewed: names change. 30 s.
-const STALE_NS: u64 = 30_000_000_000;
+/// Name and control group are read again after so long: they change. 30 s.
+const NAMES_NS: u64 = 30_000_000_000;
+/// The mapped files, which take ten times as long to look at: executions and mapped code are followed as they happen,
+/// so that this finds only what an event that was lost would have told. 5 min.
+const STALE_NS: u64 = 300_000_000_000;
 /// A young process whose allocator is not known is looked at again at every collection: its loader may still run. 5 s.
 const YOUNG_NS: u64 = 5_000_000_000;
 /// Readings kept of one pid: an image that ended needs the one from its own time.
@@ -27,6 +30,8 @@ const READINGS: usize = 4;
 #[derive(Clone, Debug)]
 struct Reading {
     at_ns: u64,
+    /// When name and control group were read last.
+    named_ns: u64,
     start_ticks: u64,
     comm: String,
     exe: Option<String>,
@@ -67,6 +72,19 @@ pub struct Serving {
 /// What a look at a process's files found.
 pub type Found = Result<Option<Serving>, String>;
 
+impl Reading {
+    /// Reads again what a process changes by itself.
+    fn rename(&mut self, pid: Pid, now_ns: u64) {
+        self.named_ns = now_ns;
+        if let Ok(Some(stat)) = process::stat(pid)
+            && stat.start_ticks == self.start_ticks
+        {
+            self.comm = stat.comm;
+            self.cgroup = process::cgroup(pid).ok().flatten();
+        }
+    }
+}
+
 impl Census {
     /// Remembers which file will serve a process that is about to start.
     pub fn expect(&mut self, pid: u32, key: FileKey) {
@@ -83,15 +101,17 @@ impl Census {
         let now = boot_ns();
         for image in images.iter().filter(|image| image.slot.end_ns == 0) {
             let pid = image.slot.tgid;
-            let last = self.readings.get(&pid).and_then(|all| all.last());
-            let due = match last {
+            let last = self.readings.get_mut(&pid).and_then(|all| all.last_mut());
+            let due = match &last {
                 None => true,
                 Some(last) if last.at_ns < image.slot.first_ns => true,
                 Some(last) if now.saturating_sub(last.at_ns) > STALE_NS => true,
                 Some(last) => last.allocator.is_none() && now.saturating_sub(image.slot.first_ns) < YOUNG_NS,
             };
-            if due {
-                self.look(Pid(pid), files, placed);
+            match last {
+                _ if due => self.look(Pid(pid), files, placed),
+                Some(last) if now.saturating_sub(last.named_ns) > NAMES_NS => last.rename(Pid(pid), now),
+                _ => {}
             }
         }
         if self.readings.len() > REMEMBERED {
@@ -110,6 +130,7 @@ impl Census {
         let serving = found.as_ref().ok().and_then(Option::as_ref);
         let reading = Reading {
             at_ns: boot_ns(),
+            named_ns: boot_ns(),
             start_ticks: stat.start_ticks,
             comm: stat.comm,
             exe: process::exe(pid).ok().flatten().map(|exe| exe.path.display().to_string()),

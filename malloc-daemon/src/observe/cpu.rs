@@ -8,8 +8,11 @@ use crate::aggregate::model::{DaemonCost, NANOSECONDS_PER_TICK, ProcessId};
 use crate::collect::RawImage;
 use crate::host::process::{self, Pid};
 
-/// Processes read at one collection, in turn: about 15 us each, so 2 ms of a collection at most.
-const READ_AT_ONCE: usize = 128;
+/// Processes read at one collection, those first that are new or hit a probe: about 15 us each, so 1 ms of a collection
+/// at most.
+const READ_AT_ONCE: usize = 64;
+/// Of them such as neither are: their time goes on without a hit.
+const QUIET_AT_ONCE: usize = 4;
 /// Processes that are read when they end, between two collections.
 const ENDED_AT_ONCE: u32 = 256;
 
@@ -20,6 +23,8 @@ struct Times {
     before_ns: u64,
     /// The last reading, nanoseconds.
     now_ns: u64,
+    /// What it had counted then.
+    counted: u64,
 }
 
 /// Readings by image.
@@ -46,11 +51,17 @@ impl CpuTimes {
     pub fn renew(&mut self, images: &[RawImage]) {
         let live: Vec<&RawImage> = images.iter().filter(|image| image.slot.end_ns == 0).collect();
         let turn = if live.is_empty() { 0 } else { self.turn % live.len() };
-        let known = |image: &RawImage| self.images.contains_key(&key(image));
+        let (mut new, mut hit, mut quiet) = (Vec::new(), Vec::new(), Vec::new());
+        for image in live[turn..].iter().chain(&live[..turn]) {
+            match self.images.get(&key(image)) {
+                None => new.push(*image),
+                Some(times) if times.counted != image.counted() => hit.push(*image),
+                Some(_) => quiet.push(*image),
+            }
+        }
+        quiet.truncate(QUIET_AT_ONCE);
         // New ones first: what a process took before its first reading is not told apart later.
-        let (old, new): (Vec<&RawImage>, Vec<_>) =
-            live[turn..].iter().chain(&live[..turn]).partition(|&image| known(image));
-        let due: Vec<&RawImage> = new.into_iter().chain(old).take(READ_AT_ONCE).collect();
+        let due: Vec<&RawImage> = new.into_iter().chain(quiet).chain(hit).take(READ_AT_ONCE).collect();
         self.turn = turn + due.len();
         for image in due {
             if let Some((_, now_ns)) = read(Pid(image.slot.tgid)).filter(|(id, _)| *id == ProcessId::of(&image.slot)) {
@@ -71,7 +82,8 @@ impl CpuTimes {
     fn note(&mut self, image: &RawImage, now_ns: u64) {
         // An image whose exec was seen began with next to nothing; another has a past that is not counted.
         let before_ns = if image.slot.born == BORN_EXEC { 0 } else { now_ns };
-        self.images.entry(key(image)).or_insert(Times { before_ns, now_ns }).now_ns = now_ns;
+        let times = self.images.entry(key(image)).or_insert(Times { before_ns, now_ns, counted: 0 });
+        (times.now_ns, times.counted) = (now_ns, image.counted());
     }
 
     /// CPU time of an image while it was observed, nanoseconds; `None`: not read, or not yet twice.
