@@ -198,7 +198,7 @@ mod tests {
     fn another_allocator_has_no_explanation() {
         let mut process = sample::sqlite();
         if let Some(allocator) = &mut process.allocator {
-            allocator.kind = "jemalloc".to_owned();
+            Arc::make_mut(allocator).kind = "jemalloc".to_owned();
         }
         assert!(kinds(process).is_empty());
     }

@@ -30,7 +30,7 @@ pub struct Facts {
     /// Control group.
     pub cgroup: Option<String>,
     /// Its allocator.
-    pub allocator: Option<Allocator>,
+    pub allocator: Option<Arc<Allocator>>,
     /// How deep it is probed.
     pub depth: Depth,
     /// What was asked for and is not measured, and why.

@@ -129,7 +129,7 @@ pub struct Process {
     /// Path of its control group, when it could be read.
     pub cgroup: Option<String>,
     /// The allocator that serves it, when known.
-    pub allocator: Option<Allocator>,
+    pub allocator: Option<Arc<Allocator>>,
     /// How deep it is probed.
     pub depth: Depth,
     /// For each depth above that is not measured although it was asked for: why, in words.

@@ -1,6 +1,7 @@
 //! What the daemon knows of processes besides their counts, read from /proc when a process is first seen.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use malloc_common::abi::{BORN_EXEC, Series};
 use malloc_common::depth::{DEPTHS, Depth};
@@ -206,11 +207,12 @@ impl Census {
         if let Some(probed) = allocator.and_then(|key| files.get(&key)) {
             let (measured, since_ns, not_measured) = probed.measures(id.pid);
             let mut described = probed.allocator();
-            let others = reading.iter().flat_map(|reading| &reading.also_mapped);
-            described.also_mapped = others.filter_map(|key| files.get(key)).map(ProbedFile::summary).collect();
-            let in_front = reading.iter().flat_map(|reading| &reading.in_front);
-            let unprobed = |path| format!("{path} (unknown, comes first: what it does not pass on is not counted)");
-            described.also_mapped.extend(in_front.map(unprobed));
+            if let Some(reading) = reading.filter(|r| !r.also_mapped.is_empty() || !r.in_front.is_empty()) {
+                let others = reading.also_mapped.iter().filter_map(|key| files.get(key)).map(ProbedFile::summary);
+                let unprobed = |path| format!("{path} (unknown, comes first: what it does not pass on is not counted)");
+                let described = Arc::make_mut(&mut described);
+                described.also_mapped = others.chain(reading.in_front.iter().map(unprobed)).collect();
+            }
             facts.allocator = Some(described);
             facts.depth = measured;
             facts.probed_since_ns = since_ns;

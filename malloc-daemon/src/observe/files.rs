@@ -1,6 +1,7 @@
 //! The files that carry probes: found once each, attached as deep as asked, let go when overwritten.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use malloc_common::abi::Origin;
 use malloc_common::depth::Depth;
@@ -9,6 +10,7 @@ use malloc_common::site::{HeapEvent, Role};
 
 use super::cache::Cache;
 use super::census::Serving;
+use super::described::described;
 use super::disused::{InUse, Mapped};
 use super::programs::programs;
 use crate::aggregate::model::{Allocator, Probe, Verdict};
@@ -18,7 +20,7 @@ use crate::host::file::{FileKey, Root, TargetFile};
 use crate::host::maps::Device;
 use crate::probes::{Attached, BLANK_VARIABLE, FileProbes, Object, Scope, attach_file};
 use crate::targets::decode::Execution;
-use crate::targets::{AllocatorKind, ElfError, Hook, Located, folded};
+use crate::targets::{ElfError, Hook, Located};
 
 /// Files that carry probes at one time. A host has one libc, and one for each distinct container image.
 pub const PROBED_FILES: usize = 256;
@@ -69,6 +71,8 @@ pub struct ProbedFile {
     file: TargetFile,
     /// What was found in it.
     pub located: Located,
+    /// How it is described to users.
+    described: Arc<Allocator>,
     attachments: Vec<Attachment>,
     overwritten: bool,
     /// As what it was seen mapped: under each overlay mount by another device. Empty: it was probed by its path.
@@ -235,7 +239,9 @@ impl Files {
             return Ok(*other);
         }
         let (attachments, places) = (Vec::new(), HashSet::new());
-        let probed = ProbedFile { file, located, attachments, overwritten: false, places, used_ns: boot_ns() };
+        let described = Arc::new(described(&file, &located));
+        let probed =
+            ProbedFile { file, described, located, attachments, overwritten: false, places, used_ns: boot_ns() };
         self.probed.insert(key, probed);
         Ok(key)
     }
@@ -441,30 +447,8 @@ impl ProbedFile {
     }
 
     /// How the allocator is described to users.
-    pub fn allocator(&self) -> Allocator {
-        let located = &self.located;
-        let counted = |name: &str| (0..9).filter_map(Function::from_index).any(|f| f.name() == name);
-        Allocator {
-            kind: located.kind.name().to_owned(),
-            version: located.version().map(str::to_owned),
-            build_id: located.build_id.as_ref().map(ToString::to_string),
-            path: self.file.path.display().to_string(),
-            located_by: located.located_by.name().to_owned(),
-            aliases: match located.kind {
-                AllocatorKind::Glibc { .. } | AllocatorKind::Unknown => located
-                    .functions
-                    .iter()
-                    .filter(|f| counted(&f.name))
-                    .map(|f| {
-                        (f.name.clone(), f.aliases.iter().filter(|alias| counted(alias)).cloned().collect::<Vec<_>>())
-                    })
-                    .filter(|(_, aliases)| !aliases.is_empty())
-                    .collect(),
-                _ => folded(located),
-            },
-            not_counted: located.uncounted().map(|missing| format!("{}: {}", missing.what, missing.why)).collect(),
-            also_mapped: Vec::new(),
-        }
+    pub fn allocator(&self) -> Arc<Allocator> {
+        Arc::clone(&self.described)
     }
 
     /// The file and its kind, for a list of such files.

@@ -4,6 +4,7 @@ pub mod cache;
 mod calibrate;
 mod census;
 mod cpu;
+mod described;
 mod disused;
 mod faults;
 mod files;

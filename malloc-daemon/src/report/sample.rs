@@ -19,7 +19,7 @@ pub(crate) fn sqlite() -> Process {
         comm: "sqlite3".to_owned(),
         exe: Some("/usr/bin/sqlite3".to_owned()),
         cgroup: Some("/system.slice/x.service".to_owned()),
-        allocator: Some(Allocator {
+        allocator: Some(Arc::new(Allocator {
             kind: "glibc".to_owned(),
             version: Some("2.36".to_owned()),
             build_id: Some("93ac00ff".to_owned()),
@@ -28,7 +28,7 @@ pub(crate) fn sqlite() -> Process {
             not_counted: Vec::new(),
             also_mapped: Vec::new(),
             aliases: vec![("memalign".to_owned(), vec!["aligned_alloc".to_owned()])],
-        }),
+        })),
         depth: Depth::Call,
         not_measured: Vec::new(),
         exec_seen: true,

@@ -54,7 +54,7 @@ pub(super) fn process<'a>(snapshot: &'a Snapshot, process: &'a Process) -> doc::
         comm: text(&process.comm),
         exe: maybe(process.exe.as_deref()),
         cgroup: maybe(process.cgroup.as_deref()),
-        allocator: process.allocator.as_ref().map(allocator),
+        allocator: process.allocator.as_deref().map(allocator),
         depth: Cow::Borrowed(process.depth.name()),
         not_measured: process
             .not_measured
@@ -70,7 +70,7 @@ pub(super) fn process<'a>(snapshot: &'a Snapshot, process: &'a Process) -> doc::
         functions: process
             .functions
             .as_ref()
-            .map(|functions| functions.iter().map(|counted| function(counted, process.allocator.as_ref())).collect()),
+            .map(|functions| functions.iter().map(|counted| function(counted, process.allocator.as_deref())).collect()),
         arena_sizes: process.arena_sizes.as_deref().map(buckets),
         sysmalloc_sizes: process.sysmalloc_sizes.as_deref().map(buckets),
         heap_events: process

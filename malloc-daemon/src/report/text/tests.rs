@@ -103,7 +103,7 @@ proptest! {
         let mut process = sample::sqlite();
         process.comm = comm.clone();
         process.not_measured = vec![(malloc_common::depth::Depth::Arena, why.clone())];
-        if let Some(allocator) = &mut process.allocator {
+        if let Some(allocator) = process.allocator.as_mut().map(Arc::make_mut) {
             allocator.version = Some(version.clone());
             allocator.aliases = vec![("malloc".to_owned(), vec![version])];
         }
