@@ -276,11 +276,15 @@ pub const EVENT_CHAIN: u32 = 3;
 /// [`Event::kind`]: a system call of the allocator returned.
 pub const EVENT_SYSCALL: u32 = 4;
 /// [`Event::kind`]: a process mapped code of a file.
+/// `values`: address, bytes, offset in the file.
 pub const EVENT_MAPPED: u32 = 5;
+
+/// [`Event::kind`]: a process that is counted has a new child process. `values`: its process id.
+pub const EVENT_FORK: u32 = 8;
 
 /// [`Event::kind`], of a [`Sample`] and (while tracing) alone: a free raised the mmap threshold.
 /// `values`: threshold before and after, bytes of the chunk that was freed (0: the raise was seen later, at another
-/// event, and the stack is not that of its cause).
+/// event, and the stack is not that of its cause), its address (0: not known), 1 where it had no room as a sample.
 pub const EVENT_RAISE: u32 = 7;
 /// [`Event::kind`] of a [`Sample`]: `malloc` mapped a chunk.
 /// `values`: bytes mapped, `nb`, address, nanoseconds in `mmap`, how many crossings of the process this one is.

@@ -170,6 +170,8 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
         return Ok(());
     }
     select(&mut observer, &wishes.deep);
+    // Of what started meanwhile.
+    observer.drain_events(&mut |_| {});
     let first = observer.collect();
     observer.probe_selected(&first);
     let cache = observer.cache().counts;

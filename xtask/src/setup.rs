@@ -19,7 +19,8 @@ const LINKER_PACKAGES: &[&str] = &["llvm-22-dev", "libpolly-22-dev", "libzstd-de
 
 /// Packages that the tests need: a C compiler for victim programs, the libc's symbols to judge
 /// inferred sites by, a real program that allocates, a service manager.
-const TEST_PACKAGES: &[&str] = &["gcc", "g++", "libc6-dev", "libc6-dbg", "sqlite3", "python3", "systemd"];
+const TEST_PACKAGES: &[&str] =
+    &["gcc", "g++", "libc6-dev", "libc6-dbg", "sqlite3", "python3", "python3-dev", "systemd"];
 
 /// Packages that packages are made and tried with.
 const DIST_PACKAGES: &[&str] = &["rpm", "dpkg", "curl"];

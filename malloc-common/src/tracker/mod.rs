@@ -8,8 +8,8 @@
 //! and the system call must come from at most [`BRANCH_WINDOW`] bytes below.
 
 use crate::abi::{
-    BORN_EXEC, BORN_UNSEEN, CHAIN_AT_BRANCH, Counter, EVENT_CROSSING, EVENT_EXEC, EVENT_EXIT, EVENT_MAPPED, Flight,
-    Origin, SLOT_EXITED, SLOT_OOM_KILLED, SLOT_REPLACED, Series, Syscall,
+    BORN_EXEC, BORN_UNSEEN, CHAIN_AT_BRANCH, Counter, EVENT_CROSSING, EVENT_EXEC, EVENT_EXIT, EVENT_FORK, EVENT_MAPPED,
+    Flight, Origin, SLOT_EXITED, SLOT_OOM_KILLED, SLOT_REPLACED, Series, Syscall,
 };
 use crate::chunk::Chunk;
 use crate::function::Request;
@@ -122,16 +122,20 @@ pub fn told<K: Kernel>(k: &K, cookie: Cookie, r: &Registers) {
         Some(Role::Told(event)) => k.add(slot, Counter::Told(event), 1),
         Some(Role::Raise) => {
             let Some(threshold) = cookie.word().and_then(|word| k.user_register(word)) else { return };
-            k.add(slot, Counter::Raises, 1);
             // The compiler may put the stores to `mp_` behind the probe: only the registers are sure.
             let read = cookie.mp(r.ip).and_then(|(layout, address)| k.read_mp(layout, address));
             let before = match read {
                 Some(mp) => {
                     let before = k.store_mp(slot, &Mp { threshold, trim_threshold: 2 * threshold, ..mp });
+                    // A chunk of just the threshold's size: glibc sets what it has.
+                    if before == threshold && mp.threshold == threshold {
+                        return;
+                    }
                     if before == 0 && mp.threshold < threshold { mp.threshold } else { before }
                 }
                 None => 0,
             };
+            k.add(slot, Counter::Raises, 1);
             // glibc raises it to the size of the chunk it is about to unmap.
             trace::raise(k, [before, threshold, threshold, 0, 0]);
         }
@@ -273,12 +277,13 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
             chunks::mapped(k, slot, result, bytes, now, nanoseconds);
             if let Some(nth) = k.crossing_to_sample(slot, now) {
                 let nb = k.with_flight(k.tid(), |flight| flight.nb).unwrap_or(0);
-                trace::sample(k, EVENT_CROSSING, [bytes, nb, result, nanoseconds, nth]);
+                let _ = trace::sample(k, EVENT_CROSSING, [bytes, nb, result, nanoseconds, nth]);
             }
         }
         // A file with code may bring an allocator: rare, a handful when a program starts.
         if let (true, Origin::MmapFile) = (code, origin) {
-            trace::lifecycle(k, EVENT_MAPPED);
+            let place = k.with_flight(k.tid(), |flight| [result, flight.args[1], flight.args[5]]);
+            trace::lifecycle(k, EVENT_MAPPED, place.unwrap_or_default());
         }
     }
     if k.tracing() {
@@ -301,7 +306,7 @@ pub fn exec<K: Kernel>(k: &K) -> Result<(), Loss> {
         return Ok(());
     }
     let opened = k.open_slot(BORN_EXEC).is_some();
-    trace::lifecycle(k, EVENT_EXEC);
+    trace::lifecycle(k, EVENT_EXEC, [0; 3]);
     if opened {
         Ok(())
     } else {
@@ -327,6 +332,7 @@ pub fn fork<K: Kernel>(k: &K, child: u32) -> Result<(), Loss> {
         && let Some(slot) = k.slot(parent)
     {
         k.bequeath(slot, child);
+        trace::lifecycle(k, EVENT_FORK, [child as u64, 0, 0]);
     }
     Ok(())
 }
@@ -341,7 +347,7 @@ pub fn exit<K: Kernel>(k: &K) {
     let tgid = k.tgid();
     if k.slot(tgid).is_some() {
         k.close_slot(tgid, if k.oom_killed() { SLOT_OOM_KILLED } else { SLOT_EXITED });
-        trace::lifecycle(k, EVENT_EXIT);
+        trace::lifecycle(k, EVENT_EXIT, [0; 3]);
     }
     k.dismiss(tgid);
     k.disinherit(tgid);
@@ -399,8 +405,8 @@ fn look_at_mp<K: Kernel>(k: &K, slot: SlotId, cookie: Cookie, r: &Registers) -> 
             Some(Role::MunmapChunk) => k.read_user_word(r.arguments[0].wrapping_add(8)).unwrap_or(0) & !7,
             _ => 0,
         };
-        let cause = if chunk == mp.threshold & !7 { chunk } else { 0 };
-        trace::raise(k, [before, mp.threshold, cause, 0, 0]);
+        let (cause, address) = if chunk == mp.threshold & !7 { (chunk, r.arguments[0]) } else { (0, 0) };
+        trace::raise(k, [before, mp.threshold, cause, address, 0]);
     }
     Some(mp.threshold)
 }

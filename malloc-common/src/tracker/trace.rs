@@ -8,8 +8,9 @@ use crate::site::Cookie;
 use super::{Kernel, Registers};
 
 #[inline(always)]
-pub(super) fn lifecycle<K: Kernel>(k: &K, kind: u32) {
-    send(k, &Event { kind, tgid: k.tgid(), tid: k.tid(), chain: 0, ns: k.now_ns(), comm: k.comm(), values: [0; 10] });
+pub(super) fn lifecycle<K: Kernel>(k: &K, kind: u32, [a, b, c]: [u64; 3]) {
+    let values = [a, b, c, 0, 0, 0, 0, 0, 0, 0];
+    send(k, &Event { kind, tgid: k.tgid(), tid: k.tid(), chain: 0, ns: k.now_ns(), comm: k.comm(), values });
 }
 
 #[inline(always)]
@@ -75,13 +76,14 @@ pub(super) fn syscall<K: Kernel>(k: &K, syscall: Syscall, origin: Origin, result
     send(k, &event);
 }
 
-/// Sends a raise with its stack, and without to a tracer: it stands before the chain of its cause.
+/// Sends a raise with its stack, and without to a tracer: it stands before the chain of its cause. It goes without where
+/// the ring of samples is full, too: rather a raise by nobody than none.
 #[inline(always)]
 pub(super) fn raise<K: Kernel>(k: &K, given: [u64; 5]) {
-    sample(k, EVENT_RAISE, given);
-    if k.tracing() {
-        let [a, b, c, ..] = given;
-        let values = [a, b, c, 0, 0, 0, 0, 0, 0, 0];
+    let sampled = sample(k, EVENT_RAISE, given);
+    if k.tracing() || !sampled {
+        let [a, b, c, d, _] = given;
+        let values = [a, b, c, d, !sampled as u64, 0, 0, 0, 0, 0];
         let (tgid, tid) = (k.tgid(), k.tid());
         send(k, &Event { kind: EVENT_RAISE, tgid, tid, chain: 0, ns: k.now_ns(), comm: k.comm(), values });
     }
@@ -89,13 +91,15 @@ pub(super) fn raise<K: Kernel>(k: &K, given: [u64; 5]) {
 
 /// Sends what happened together with the stack it happened on.
 #[inline(always)]
-pub(super) fn sample<K: Kernel>(k: &K, kind: u32, given: [u64; 5]) {
+pub(super) fn sample<K: Kernel>(k: &K, kind: u32, given: [u64; 5]) -> bool {
     let [a, b, c, d, e] = given;
     let values = [a, b, c, d, e, 0, 0, 0, 0, 0];
     let event = Event { kind, tgid: k.tgid(), tid: k.tid(), chain: 0, ns: k.now_ns(), comm: k.comm(), values };
-    if !k.sample(&event) {
+    let sampled = k.sample(&event);
+    if !sampled {
         k.lose(Loss::EventRingFull);
     }
+    sampled
 }
 
 #[inline(always)]

@@ -130,7 +130,7 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
             let count = |event| facts.told.contains(&event).then(|| counter(slot, Counter::Told(event)));
             HeapEvent::ALL.into_iter().map(|event| (event, count(event))).collect()
         }),
-        threshold: threshold(slot).or(heap.as_ref().map(|heap| heap.threshold)),
+        threshold: threshold(slot, heap.as_deref()),
         heap,
         heap_unread: facts.heap.as_ref().err().cloned(),
         crossings: told(Origin::MmapCrossing).then(|| chunks::crossings(row, &told, facts.faults)),
@@ -261,13 +261,18 @@ pub(super) fn sized(histogram: Option<&Histogram>) -> Sized {
     Sized { count: count(histogram), sizes: buckets(histogram) }
 }
 
-fn threshold(slot: &Slot) -> Option<Threshold> {
+/// What `mp_` said last: to a probe, or to the daemon.
+fn threshold(slot: &Slot, heap: Option<&Heap>) -> Option<Threshold> {
+    let raises = counter(slot, Counter::Raises);
+    if let Some(heap) = heap.filter(|heap| heap.read_ns > slot.threshold_ns) {
+        return Some(Threshold { raises, ..heap.threshold });
+    }
     (slot.threshold_ns != 0).then(|| Threshold {
         bytes: slot.threshold,
         trim_bytes: slot.trim_threshold,
         mode: if slot.threshold_pinned == 0 { ThresholdMode::Dynamic } else { ThresholdMode::Pinned },
         source: ThresholdSource::Event,
-        raises: counter(slot, Counter::Raises),
+        raises,
         mmapped_chunks: slot.mmapped_chunks,
         mmapped_bytes: slot.mmapped_bytes,
     })

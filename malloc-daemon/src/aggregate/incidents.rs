@@ -27,6 +27,8 @@ pub struct Incidents {
     pending: VecDeque<Pending>,
     raises: VecDeque<(StackId, Arc<Raise>)>,
     mappings: VecDeque<(StackId, Arc<Mapping>)>,
+    /// Mappings whose stacks raises wait for, and those raises.
+    awaited: VecDeque<(StackId, StackId)>,
     /// Raises and mappings so far.
     counted: [u64; 2],
     by_stack: ByStack,
@@ -53,7 +55,9 @@ impl Incidents {
 
     /// Finds the processes of what came since the last collection.
     pub fn settle(&mut self, images: &[RawImage]) {
-        let pending = std::mem::take(&mut self.pending);
+        // What came without a stack came another way.
+        let mut pending = Vec::from(std::mem::take(&mut self.pending));
+        pending.sort_by_key(|pending| pending.event.ns);
         // One pass over the rows for all of them: there may be a thousand of either.
         let mut of_pid: HashMap<u32, Vec<&RawImage>> =
             pending.iter().map(|pending| (pending.event.tgid, Vec::new())).collect();
@@ -75,7 +79,14 @@ impl Incidents {
             let [a, b, c, d, e, ..] = event.values;
             let (comm, tid, ns) = (name(&event.comm), event.tid, event.ns);
             if event.kind == EVENT_RAISE {
-                let mapped_by = self.mapped_by(id, b);
+                let mapped = self.mapped(id, b, d);
+                let mapped_by = mapped.and_then(|(_, mapping)| mapping.stack.clone());
+                if let (Some(mapping), None) = (mapped.map(|(mapping, _)| *mapping), &mapped_by) {
+                    if self.awaited.len() >= INCIDENTS {
+                        self.awaited.pop_front();
+                    }
+                    self.awaited.push_back((mapping, stack));
+                }
                 self.counted[0] += 1;
                 let raise = Raise {
                     number: self.counted[0],
@@ -101,6 +112,7 @@ impl Incidents {
                     tid,
                     ns,
                     unix_ms,
+                    address: c,
                     bytes: a,
                     nb: b,
                     mmap_ns: d,
@@ -114,11 +126,17 @@ impl Incidents {
         self.by_stack.settle(images);
     }
 
-    /// Who last mapped a chunk that makes a threshold of so many bytes: the whole mapping up to glibc 2.42, all but its
-    /// first 16 bytes from 2.43 on.
-    fn mapped_by(&self, id: ProcessId, threshold: u64) -> Option<Arc<Stack>> {
-        let same = |m: &Mapping| m.id == id && (m.bytes == threshold || m.bytes == threshold + 16);
-        self.mappings.iter().rev().find(|(_, m)| same(m)).and_then(|(_, m)| m.stack.clone())
+    /// The mapping of the chunk at this address that makes a threshold of so many bytes, or else the last one of that
+    /// size. A chunk ends with its mapping up to glibc 2.42, 16 bytes before it from 2.43 on; it begins with it unless
+    /// an alignment was asked for.
+    fn mapped(&self, id: ProcessId, threshold: u64, chunk: u64) -> Option<&(StackId, Arc<Mapping>)> {
+        let sizes = [Some(threshold), threshold.checked_add(16)];
+        let is_it = |m: &Mapping| {
+            let before = chunk.checked_sub(m.address).filter(|_| chunk != 0);
+            before.is_some_and(|before| sizes.contains(&m.bytes.checked_sub(before)))
+        };
+        let own = || self.mappings.iter().rev().filter(|(_, m)| m.id == id);
+        own().find(|(_, m)| is_it(m)).or_else(|| own().find(|(_, m)| sizes.contains(&Some(m.bytes))))
     }
 
     /// Delivers a stack.
@@ -131,12 +149,11 @@ impl Incidents {
         let mapping = Arc::make_mut(mapping);
         mapping.stack = Some(Arc::clone(stack));
         // A raise may have come before the stack of the mapping that it undoes was named.
-        let (process, bytes) = (mapping.id, mapping.bytes);
-        for (held, raise) in &mut self.raises {
-            let same = raise.to_bytes == bytes || raise.to_bytes + 16 == bytes;
-            if *held > id && raise.id == process && same && raise.mapped_by.is_none() {
-                Arc::make_mut(raise).mapped_by = Some(Arc::clone(stack));
-            }
+        let raises: Vec<StackId> =
+            self.awaited.iter().filter(|(held, _)| *held == id).map(|(_, raise)| *raise).collect();
+        self.awaited.retain(|(held, _)| *held != id);
+        for (_, raise) in self.raises.iter_mut().filter(|(held, _)| raises.contains(held)) {
+            Arc::make_mut(raise).mapped_by = Some(Arc::clone(stack));
         }
     }
 
@@ -233,6 +250,26 @@ mod tests {
         let raise = &incidents.raises()[0];
         assert_eq!(raise.stack.as_ref(), Some(&stack("drop")));
         assert_eq!(raise.mapped_by.as_ref(), Some(&stack("make")), "named after the raise had come");
+    }
+
+    #[test]
+    fn a_raise_is_laid_to_the_mapping_of_its_own_chunk_before_another_of_that_size() {
+        // THRESH-1
+        let mut sim = Sim::new(Room::default(), None);
+        sim.run(42, 42).set_mp(mp(131_072));
+        // An aligned chunk: its mapping is larger than it is. Then one elsewhere of just the chunk's size.
+        cross(&sim, 1_060_864);
+        let elsewhere = CHUNK + (1 << 30);
+        sim.slow(Role::Sysmalloc, [1_048_576, 0, 0]).branch(Role::MapChunk, 0);
+        sim.syscall(Syscall::Mmap, [0, 1_052_672, 3, 34, u64::MAX, 0], elsewhere).push(-8);
+        sim.words.borrow_mut().insert(CHUNK + 8192 + 8, 1_052_672 | 2);
+        sim.set_mp(mp(1_052_672)).slow(Role::MunmapChunk, [CHUNK + 8192, 0, 0]);
+        let (mut incidents, ids) = settled(&mut sim);
+        assert_eq!(ids.len(), 3);
+        for (id, function) in ids.iter().zip(["align", "make", "drop"]) {
+            incidents.deliver(*id, &stack(function));
+        }
+        assert_eq!(incidents.raises()[0].mapped_by.as_ref(), Some(&stack("align")));
     }
 
     #[test]

@@ -451,7 +451,7 @@ pub struct Raise {
     pub chunk_bytes: Option<u64>,
     /// Who freed it; `None` while it is being named, or when the cause is not known.
     pub stack: Option<Arc<Stack>>,
-    /// Who last mapped a chunk of that size, if a sampled mapping was one.
+    /// Who mapped that chunk, or else last mapped one of its size, if a sampled mapping was one.
     pub mapped_by: Option<Arc<Stack>>,
 }
 
@@ -470,6 +470,8 @@ pub struct Mapping {
     pub ns: u64,
     /// When, milliseconds since 1970.
     pub unix_ms: u64,
+    /// Where.
+    pub address: u64,
     /// Bytes mapped.
     pub bytes: u64,
     /// `nb` of its `sysmalloc`; 0: not seen.

@@ -267,6 +267,7 @@ fn code_of_a_file_that_comes_into_a_process_is_told() {
     let told: Vec<_> = sim.events.borrow().iter().copied().filter(|event| event.kind == EVENT_MAPPED).collect();
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].tgid, 1);
+    assert_eq!(told[0].values[..3], [0x9000, 4096, 0], "address, bytes, offset");
 }
 
 #[test]
@@ -300,6 +301,9 @@ fn a_raise_that_a_static_probe_tells_counts_once() {
     assert_eq!(raised[0][..3], [131_072, 1_052_672, 1_052_672], "from, to, and the chunk that did it");
     let threshold = only(&mut sim).threshold.expect("it was read");
     assert_eq!((threshold.bytes, threshold.trim_bytes, threshold.raises), (1_052_672, 2 * 1_052_672, 1));
+    // Another chunk of just that size: glibc sets what it has, and the probe is passed.
+    sim.at(told(Role::Raise).with_word(word), [0; 3]);
+    assert_eq!(only(&mut sim).threshold.map(|threshold| threshold.raises), Some(1));
 }
 
 #[test]

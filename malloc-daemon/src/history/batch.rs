@@ -280,6 +280,7 @@ mod tests {
             tid: 1,
             ns: u64::MAX,
             unix_ms: now.window.end_unix_ms - 100,
+            address: 0x7f00_0000,
             bytes: 4096,
             nb: 4096,
             mmap_ns: 10,

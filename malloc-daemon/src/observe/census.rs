@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use malloc_common::abi::{BORN_EXEC, Series};
+use malloc_common::abi::{BORN_EXEC, EVENT_FORK, EVENT_MAPPED, Event, Series};
 use malloc_common::depth::{DEPTHS, Depth};
 
+use super::candidates::Candidates;
 use super::files::{Files, ProbedFile};
+use super::shapes::Shapes;
 use crate::aggregate::Facts;
 use crate::aggregate::model::ProcessId;
 use crate::arenas::Place;
@@ -53,6 +55,8 @@ struct Reading {
 pub struct Census {
     readings: HashMap<u32, Vec<Reading>>,
     expected: Option<(u32, FileKey)>,
+    /// Allocators that processes were seen to map, by pid: when, nanoseconds since boot, and which it may be.
+    mapped: HashMap<u32, Vec<(u64, Vec<FileKey>)>>,
 }
 
 /// The allocator that serves a process, and where its code is mapped.
@@ -92,6 +96,45 @@ impl Census {
         self.expected = Some((pid, key));
     }
 
+    /// Remembers the allocator that a process maps, or is forked with: it may be over before it is looked at. True when
+    /// one was mapped: as a rule the last that a loader maps.
+    pub fn follow(&mut self, event: &Event, shapes: &Shapes) -> bool {
+        let [_, bytes, offset, ..] = event.values;
+        let (pid, keys) = match event.kind {
+            EVENT_FORK => (u32::try_from(event.values[0]).unwrap_or(0), self.parents(event.tgid)),
+            EVENT_MAPPED => (event.tgid, shapes.files(offset, bytes).to_vec()),
+            _ => return false,
+        };
+        let is_one = event.kind == EVENT_MAPPED && !keys.is_empty();
+        if !keys.is_empty() {
+            let all = self.mapped.entry(pid).or_default();
+            if all.len() >= READINGS {
+                all.remove(0);
+            }
+            all.push((event.ns, keys));
+        }
+        is_one
+    }
+
+    /// The allocator of a process that forks.
+    fn parents(&self, pid: u32) -> Vec<FileKey> {
+        let read = self.readings.get(&pid).and_then(|all| all.last()).and_then(|reading| reading.allocator);
+        let mapped = || self.mapped.get(&pid).and_then(|all| all.last()).map(|(_, keys)| keys.clone());
+        read.map(|key| vec![key]).or_else(mapped).unwrap_or_default()
+    }
+
+    /// The files one of which is the allocator that an image was seen to map; another one comes before the C library's.
+    fn seen(&self, row: &RawImage, files: &Files) -> &[FileKey] {
+        let slot = &row.slot;
+        let held = self.mapped.get(&slot.tgid).map(Vec::as_slice).unwrap_or_default().iter();
+        // A forked child's begins with its first event, after the fork.
+        let since_ns = if slot.born == BORN_EXEC { slot.first_ns } else { slot.start_ns };
+        let its = |at_ns: u64| at_ns >= since_ns && (slot.end_ns == 0 || at_ns <= slot.end_ns);
+        let sets = held.filter(|(at_ns, _)| its(*at_ns)).map(|(_, keys)| keys.as_slice());
+        let is_libc = |key: &FileKey| files.get(key).is_some_and(|probed| probed.located.kind.is_libc());
+        sets.min_by_key(|keys| keys.iter().any(is_libc)).unwrap_or_default()
+    }
+
     /// Looks at the processes whose facts are missing or stale. `serving` finds the allocator of a process.
     pub fn renew(
         &mut self,
@@ -115,9 +158,10 @@ impl Census {
                 _ => {}
             }
         }
-        if self.readings.len() > REMEMBERED {
+        if self.readings.len() > REMEMBERED || self.mapped.len() > REMEMBERED {
             let held: std::collections::HashSet<u32> = images.iter().map(|image| image.slot.tgid).collect();
             self.readings.retain(|pid, _| held.contains(pid));
+            self.mapped.retain(|pid, _| held.contains(pid));
         }
     }
 
@@ -189,7 +233,12 @@ impl Census {
         let end_ns = slot.end_ns;
         let reading = self.reading(row);
         // A process that ended before it was looked at is known by what its probes counted.
-        let expected = || self.expected.filter(|(pid, _)| *pid == id.pid).map(|(_, key)| key);
+        let seen = self.seen(row, files);
+        let expected = || match seen {
+            [key] => Some(*key),
+            [] => self.expected.filter(|(pid, _)| *pid == id.pid).map(|(_, key)| key),
+            _ => None,
+        };
         let allocator = match reading {
             Some(Reading { allocator: Some(key), .. }) => Some(*key),
             _ if counted => expected().or_else(|| files.only()),
@@ -230,10 +279,11 @@ impl Census {
             facts.told = probed.told();
         } else if counted {
             // Which of the files it used is not known: a level is told only if each of them has it.
+            let candidates = Candidates::of(files, seen, slot.threshold_ns != 0);
             facts.depth = depth;
-            facts.not_measured = files.unmeasured_by_any(depth);
-            facts.untold = files.untold_by_any();
-            facts.told = files.told_by_all();
+            facts.not_measured = candidates.unmeasured_by_any(depth);
+            facts.untold = candidates.untold_by_any();
+            facts.told = candidates.told_by_all();
         } else if depth > Depth::Syscall {
             let why = reading.and_then(|r| r.no_allocator.clone());
             let why = why.unwrap_or_else(|| "it ended before its allocator could be told".to_owned());

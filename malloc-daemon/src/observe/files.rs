@@ -13,6 +13,7 @@ use super::census::Serving;
 use super::described::described;
 use super::disused::{InUse, Mapped};
 use super::programs::programs;
+use super::shapes::Shapes;
 use crate::aggregate::model::{Allocator, Probe, Verdict};
 use crate::arenas::{Links, Place};
 use crate::collect::boot_ns;
@@ -112,6 +113,8 @@ pub struct Files {
     stepped: bool,
     /// Mapped files that were looked at.
     by_inode: HashMap<MappedFile, Known>,
+    /// How loaders map the code of allocators.
+    pub shapes: Shapes,
     /// Files refused for want of room.
     pub refused: u64,
     /// Files let go because nobody mapped them any more.
@@ -318,31 +321,9 @@ impl Files {
         all
     }
 
-    /// Levels up to `depth` that some file does not tell, and why.
-    pub fn unmeasured_by_any(&self, depth: Depth) -> Vec<(Depth, String)> {
-        let levels = [Depth::Sysmalloc, Depth::Arena, Depth::Call].into_iter().filter(|level| *level <= depth);
-        let missing = levels.filter_map(|level| {
-            let lacking =
-                self.probed.values().find(|p| !p.located.hooks.iter().any(|h| is_the_probe_of(h.role, level)))?;
-            Some((
-                level,
-                format!("it ended before its allocator could be told; {} does not tell it", lacking.summary()),
-            ))
-        });
-        missing.collect()
-    }
-
-    /// Static probes that every file has.
-    pub fn told_by_all(&self) -> Vec<HeapEvent> {
-        let all = |event: &HeapEvent| self.probed.values().all(|probed| probed.tells(*event));
-        if self.probed.is_empty() { Vec::new() } else { HeapEvent::ALL.into_iter().filter(all).collect() }
-    }
-
-    /// Origins that some file does not tell.
-    pub fn untold_by_any(&self) -> Vec<Origin> {
-        let mut untold: Vec<_> = self.probed.values().flat_map(ProbedFile::untold).collect();
-        untold.dedup();
-        untold
+    /// Every file.
+    pub fn all(&self) -> impl Iterator<Item = (&FileKey, &ProbedFile)> {
+        self.probed.iter()
     }
 
     /// How many sites are attached.
@@ -442,7 +423,8 @@ impl ProbedFile {
         HeapEvent::ALL.into_iter().filter(|event| self.tells(*event)).collect()
     }
 
-    fn tells(&self, event: HeapEvent) -> bool {
+    /// Whether a static probe of it tells that.
+    pub fn tells(&self, event: HeapEvent) -> bool {
         self.located.hooks.iter().any(|hook| hook.role == Role::Told(event))
     }
 
@@ -474,7 +456,7 @@ impl ProbedFile {
     }
 }
 
-fn is_the_probe_of(role: Role, level: Depth) -> bool {
+pub fn is_the_probe_of(role: Role, level: Depth) -> bool {
     match level {
         Depth::Syscall => false,
         Depth::Sysmalloc => role == Role::Sysmalloc,

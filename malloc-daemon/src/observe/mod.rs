@@ -2,6 +2,7 @@
 
 pub mod cache;
 mod calibrate;
+mod candidates;
 mod census;
 mod cpu;
 mod described;
@@ -16,6 +17,7 @@ mod probed;
 mod programs;
 mod selected;
 mod serving;
+mod shapes;
 mod threshold;
 
 pub use calibrate::own_file_offset;

@@ -1,25 +1,52 @@
 //! The thread that turns copied stacks into names, off the measuring path.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use malloc_common::abi::SampleRegisters;
+use malloc_common::abi::{EVENT_EXEC, EVENT_FORK, EVENT_MAPPED, EVENT_RAISE, Event, SampleRegisters};
 
-use crate::aggregate::incidents::StackId;
+use super::shapes::Shapes;
+use super::unix_ms;
+use crate::aggregate::incidents::{Incidents, StackId};
 use crate::aggregate::model::{Frame, Stack};
+use crate::collect::{Samples, boot_ns};
 use crate::host::privileges::{self, Keep};
-use crate::symbols::{self, Limits, Sample, StackEnd, Symbolizer};
+use crate::symbols::{self, Glimpse, Limits, Sample, StackEnd, Symbolizer};
 
 /// After this time without a stack the tables of the observed programs' files are let go.
 const IDLE: Duration = Duration::from_secs(30);
 /// Stacks that wait to be named: 256 x 16.5 KiB = 4.2 MiB.
 const WAITING: usize = 256;
 
+/// Glimpses that wait, each with at most 16 files open.
+const GLIMPSES: usize = 64;
+/// Glimpses at once, and a second: each takes about 100 us, so that a machine that starts programs without end costs a
+/// fiftieth of a processor.
+const GLIMPSES_A_SECOND: f64 = 200.0;
+
+/// Events after one that are looked at for another of its process.
+const LATER: usize = 64;
+/// Processes remembered as told of.
+const TOLD: usize = 4096;
+
 enum Work {
     Note(u32),
-    Name { id: StackId, pid: u32, registers: SampleRegisters, stack: Vec<u8> },
+    /// The second part counts those that wait.
+    Glimpse(Glimpse, #[expect(dead_code, reason = "counted by its references")] Arc<()>),
+    Executed(u32),
+    Forked {
+        parent: u32,
+        child: u32,
+    },
+    Name {
+        id: StackId,
+        pid: u32,
+        registers: SampleRegisters,
+        stack: Vec<u8>,
+    },
 }
 
 /// The thread and its queues.
@@ -30,6 +57,11 @@ pub struct Naming {
     under_way: usize,
     /// Stacks that were not named because too many waited.
     pub refused: u64,
+    waiting: Arc<()>,
+    /// Processes that the thread may know.
+    told: HashSet<u32>,
+    /// How many glimpses may be taken now, and since when that is so.
+    glimpses_left: (f64, Instant),
     _thread: JoinHandle<()>,
 }
 
@@ -60,6 +92,9 @@ impl Naming {
                         used = None;
                     }
                     Ok(Work::Note(pid)) => symbolizer.note_process(pid),
+                    Ok(Work::Glimpse(glimpse, _)) => symbolizer.take(glimpse),
+                    Ok(Work::Executed(pid)) => symbolizer.executed(pid),
+                    Ok(Work::Forked { parent, child }) => symbolizer.forked(parent, child),
                     Ok(Work::Name { id, pid, registers, stack }) => {
                         // How much stack lies above the copy is not known: that it ends there is found by unwinding.
                         let [ip, sp, bp, rbx, r12, r13, r14, r15, ..] = registers;
@@ -73,17 +108,90 @@ impl Naming {
                 }
             }
         })?;
-        Ok(Self { work, named, under_way: 0, refused: 0, _thread: thread })
+        let (waiting, glimpses_left) = (Arc::new(()), (GLIMPSES_A_SECOND, Instant::now()));
+        Ok(Self {
+            work,
+            named,
+            under_way: 0,
+            refused: 0,
+            waiting,
+            told: HashSet::new(),
+            glimpses_left,
+            _thread: thread,
+        })
     }
 
     /// Has a process's modules opened now: it may end before its stack is named.
-    pub fn note(&self, pid: u32) {
+    pub fn note(&mut self, pid: u32) {
+        self.tell(pid);
         // When too much waits the stacks themselves matter more.
         let _ = self.work.try_send(Work::Note(pid));
     }
 
+    /// Follows which programs processes run, and looks at once at those whose allocator has just come: their first stack
+    /// may be their last act. The stacks of the programs before are handed over by then.
+    pub fn follow(&mut self, events: &[Event], shapes: &Shapes) {
+        for (at, event) in events.iter().enumerate() {
+            let [first, bytes, offset, ..] = event.values;
+            if event.kind == EVENT_FORK {
+                if let (true, Ok(child)) = (self.told.contains(&event.tgid), u32::try_from(first)) {
+                    self.tell(child);
+                    let _ = self.work.try_send(Work::Forked { parent: event.tgid, child });
+                }
+            } else if event.kind == EVENT_EXEC {
+                if self.told.remove(&event.tgid) {
+                    let _ = self.work.try_send(Work::Executed(event.tgid));
+                }
+            } else if event.kind == EVENT_MAPPED
+                && shapes.may_be(offset, bytes)
+                // Of several mappings of one process the last look sees all.
+                && !events.iter().skip(at + 1).take(LATER).any(|later| (later.tgid, later.kind) == (event.tgid, event.kind))
+            {
+                self.glimpse(event.tgid);
+            }
+        }
+    }
+
+    fn tell(&mut self, pid: u32) {
+        // As many as the thread may have heard of: it remembers 1,024.
+        if self.told.len() >= TOLD {
+            self.told.clear();
+        }
+        self.told.insert(pid);
+    }
+
+    fn glimpse(&mut self, pid: u32) {
+        let now = Instant::now();
+        let (left, since) = self.glimpses_left;
+        let earned = now.duration_since(since).as_secs_f64() * GLIMPSES_A_SECOND;
+        let left = (left + earned).min(GLIMPSES_A_SECOND);
+        self.glimpses_left = (left, now);
+        if left < 1.0 || Arc::strong_count(&self.waiting) > GLIMPSES {
+            return;
+        }
+        self.glimpses_left.0 -= 1.0;
+        if let Some(glimpse) = Glimpse::of(pid) {
+            self.tell(pid);
+            let _ = self.work.try_send(Work::Glimpse(glimpse, Arc::clone(&self.waiting)));
+        }
+    }
+
+    /// Takes the waiting samples, and of these events the raises that had no room as samples.
+    pub fn drain(&mut self, samples: &mut Samples, incidents: &mut Incidents, events: &[Event]) {
+        let boot_unix_ms = unix_ms().saturating_sub(boot_ns() / 1_000_000);
+        for event in events.iter().filter(|event| event.kind == EVENT_RAISE && event.values[4] != 0) {
+            incidents.take(event, boot_unix_ms + event.ns / 1_000_000);
+        }
+        samples.drain(&mut |event, registers, stack| {
+            if let Some(id) = incidents.take(&event, boot_unix_ms + event.ns / 1_000_000) {
+                self.name(id, event.tgid, registers, stack);
+            }
+        });
+    }
+
     /// Hands a stack over.
-    pub fn name(&mut self, id: StackId, pid: u32, registers: SampleRegisters, stack: &[u8]) {
+    fn name(&mut self, id: StackId, pid: u32, registers: SampleRegisters, stack: &[u8]) {
+        self.tell(pid);
         match self.work.try_send(Work::Name { id, pid, registers, stack: stack.to_vec() }) {
             Ok(()) => self.under_way += 1,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.refused += 1,
@@ -118,6 +226,7 @@ fn told(stack: symbols::Stack) -> Stack {
         StackEnd::Corrupt => Some("the stack contradicts itself".to_owned()),
         StackEnd::NoUnwindInformation { module } => Some(format!("{module} has no unwind information")),
         StackEnd::RegisterUnknown => Some("the way on needs a register that was not copied".to_owned()),
+        StackEnd::ProcessGone => Some("the process ended before its files were known".to_owned()),
         StackEnd::ModuleUnknown => Some("the code belongs to no file that is known".to_owned()),
         StackEnd::Deadline => Some("naming it took too long".to_owned()),
     };

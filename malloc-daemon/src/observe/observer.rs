@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use malloc_common::abi::{EVENT_EXEC, EVENT_EXIT, EVENT_MAPPED, Event, SLOT_LIVE, SLOT_REPLACED};
+use malloc_common::abi::{
+    EVENT_EXEC, EVENT_EXIT, EVENT_FORK, EVENT_MAPPED, EVENT_RAISE, Event, SLOT_LIVE, SLOT_REPLACED,
+};
 use malloc_common::depth::Depth;
 
 use super::cache::Cache;
@@ -303,16 +305,21 @@ impl Observer {
 
     /// Takes the waiting events: follows executions, hands the rest to `f`.
     pub fn drain_events(&mut self, f: &mut dyn FnMut(&Event)) {
-        let (looks, cpu) = (&mut self.looks, &mut self.cpu);
-        self.events.drain(&mut |event| {
+        let Self { looks, cpu, census, files, events, .. } = self;
+        let mut code = Vec::new();
+        events.drain(&mut |event| {
             let pid = Pid(event.tgid);
+            let is_allocator = census.follow(&event, &files.shapes);
+            if matches!(event.kind, EVENT_EXEC | EVENT_FORK | EVENT_MAPPED | EVENT_RAISE) {
+                code.push(event);
+            }
             match event.kind {
                 EVENT_EXIT => cpu.read_last(pid),
                 EVENT_EXEC if looks.len() < LOOKS => {
                     looks.push_back(Look { due_ns: event.ns, pid, attempt: 0 });
                 }
                 EVENT_MAPPED if looks.len() < LOOKS => {
-                    let due_ns = event.ns + MAPPING_NS;
+                    let due_ns = event.ns + if is_allocator { 0 } else { MAPPING_NS };
                     if !looks.iter().any(|look| look.pid == pid && look.due_ns >= event.ns && look.due_ns <= due_ns) {
                         looks.push_back(Look { due_ns, pid, attempt: LOOK_AFTER_NS.len() });
                     }
@@ -321,26 +328,21 @@ impl Observer {
             }
             f(&event);
         });
-        self.drain_samples();
+        self.drain_samples(&code);
+        self.naming.follow(&code, &self.files.shapes);
         if let Some(log) = &mut self.log {
             log.flush();
         }
         self.look_at_new();
     }
 
-    fn drain_samples(&mut self) {
-        let (incidents, naming) = (&mut self.incidents, &mut self.naming);
-        let boot_unix_ms = unix_ms().saturating_sub(boot_ns() / 1_000_000);
-        self.samples.drain(&mut |event, registers, stack| {
-            if let Some(id) = incidents.take(&event, boot_unix_ms + event.ns / 1_000_000) {
-                naming.name(id, event.tgid, registers, stack);
-            }
-        });
+    fn drain_samples(&mut self, events: &[Event]) {
+        self.naming.drain(&mut self.samples, &mut self.incidents, events);
     }
 
     /// Waits for the stacks that are still being named: before a last report.
     pub fn finish_naming(&mut self) {
-        self.drain_samples();
+        self.drain_samples(&[]);
         self.late = self.naming.finish(NAMING_PATIENCE);
     }
 
@@ -372,8 +374,8 @@ impl Observer {
             let files = &self.files;
             let known = matches!(found, Ok(Some(_)));
             self.census.look(look.pid, &mut |_| found.clone(), &|serving| files.place(serving));
-            // A command may be over before its first stack is named.
-            if known && self.options.selection == Selection::Chosen {
+            // A command may be over before its first stack is named, a static program has no library to wait for.
+            if known && (self.options.selection == Selection::Chosen || look.attempt == 0) {
                 self.naming.note(look.pid.0);
             }
             if known {
@@ -402,7 +404,7 @@ impl Observer {
         let exited = |row: &&RawImage| row.slot.state != SLOT_LIVE && row.slot.state != SLOT_REPLACED;
         let ended: Vec<u32> = raw.images.iter().filter(exited).map(|row| row.slot.tgid).collect();
         self.renew(&raw.images);
-        self.drain_samples();
+        self.drain_samples(&[]);
         self.incidents.settle(&raw.images);
         for (id, stack) in std::mem::take(&mut self.late).into_iter().chain(self.naming.named()) {
             self.incidents.deliver(id, &stack);

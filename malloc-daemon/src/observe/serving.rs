@@ -64,6 +64,7 @@ pub fn serving(pid: Pid, files: &mut Files, attach: &mut dyn FnMut(&mut Files, F
             _ => continue,
         };
         files.used(&key, (mapping.device, mapping.inode));
+        files.shapes.learn(mapping.offset, mapping.end - mapping.start, key);
         if found.iter().any(|(_, held)| held.key == key) {
             continue;
         }
@@ -103,10 +104,13 @@ fn hides_its_functions(pid: Pid, mapping: &Mapping) -> bool {
 /// calls on to the one behind it, which counts them.
 fn look_into(pid: Pid, mapping: &Mapping, is_executable: bool, files: &mut Files) -> Result<(), String> {
     let name = mapping.file_name();
-    let by_name = is_executable || CandidateKind::of_library(name).is_some();
+    // The dynamic linker of glibc has a malloc for its own start, also where it was told to run the program and is the
+    // executable.
+    let is_linker = name.windows(3).any(|part| part == b".so")
+        && [&b"ld-"[..], b"ld64.", b"ld.so"].iter().any(|start| name.starts_with(start));
+    let by_name = CandidateKind::of_library(name).is_some() || (is_executable && !is_linker);
     let mut known = Known::Nothing;
-    // The dynamic linker of glibc has a malloc for its own start.
-    if by_name || !(name.starts_with(b"ld-") || name.starts_with(b"ld64.") || name.starts_with(b"ld.so")) {
+    if by_name || !is_linker {
         match discover::open_mapping(pid, mapping) {
             Ok(Some(file)) if files.get(&file.key).is_some() => known = Known::Allocator(file.key),
             Ok(Some(file)) if Contents.defines_malloc(&file) => {

@@ -23,6 +23,7 @@ mod symbolizer;
 mod tests;
 mod unwind;
 
+pub use processes::Glimpse;
 pub use symbolizer::Symbolizer;
 
 /// The longest stack copy that is looked at, in bytes: what the kernel side copies at most.
@@ -120,6 +121,8 @@ pub enum StackEnd {
     },
     /// The last frame's address is in no executable mapping that is known.
     ModuleUnknown,
+    /// The process ended before it was known what it maps.
+    ProcessGone,
     /// The time for one stack was over: frames are missing, or the last ones have no names.
     Deadline,
 }

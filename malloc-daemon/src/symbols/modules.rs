@@ -81,14 +81,8 @@ impl Modules {
         self.modules.contains_key(&id)
     }
 
-    /// Opens the file of a mapping; `None` when it is not to be had or no ELF file.
-    pub fn open(&mut self, pid: Pid, mapping: &Mapping) -> Option<ModuleId> {
-        let path = mapping.path();
-        let file = match open_map_file(pid, mapping.start..mapping.end, &path) {
-            Ok(file) => file?,
-            // Without the capability for it the path has to do, if it still leads to the same file.
-            Err(_) => open_in_root(Root::Process(pid), &path).ok()?.filter(|file| file.key.ino == mapping.inode)?,
-        };
+    /// Takes in the file of a mapping; `None` when it is no ELF file.
+    pub fn take(&mut self, pid: Pid, file: TargetFile) -> Option<ModuleId> {
         let id = ModuleId::File(file.key);
         if !self.has(id) {
             let segments = segments(&Elf::parse(&ReadCache::new(file.reader())).ok()?)?;
@@ -219,6 +213,16 @@ impl Module {
             .map_or(0, |tables| tables.call_frames.bytes().saturating_add(tables.functions.bytes()));
         let lines = self.lines.as_ref().and_then(Option::as_ref).map_or(0, Lines::bytes);
         tables.saturating_add(lines)
+    }
+}
+
+/// Opens the file of a mapping; `None` when it is not to be had.
+pub fn file_of(pid: Pid, mapping: &Mapping) -> Option<TargetFile> {
+    let path = mapping.path();
+    match open_map_file(pid, mapping.start..mapping.end, &path) {
+        Ok(file) => file,
+        // Without the capability for it the path has to do, if it still leads to the same file.
+        Err(_) => open_in_root(Root::Process(pid), &path).ok()?.filter(|file| file.key.ino == mapping.inode),
     }
 }
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Limits;
-use super::modules::{ModuleId, Modules};
+use super::modules::{ModuleId, Modules, file_of};
 use super::perf_map::PerfMap;
+use crate::host::file::TargetFile;
 use crate::host::maps::Mapping;
 use crate::host::process::{Pid, ProcessIdentity, identity, maps, status};
 
@@ -30,6 +31,32 @@ pub struct Place {
     pub code: Option<(ModuleId, u64)>,
 }
 
+/// The most files that a glimpse opens: what is beyond is opened when it is asked for, if the process still runs.
+const GLIMPSED_FILES: usize = 16;
+
+/// What a process maps as code, with the files open: taken from one that may be over before anybody asks for it.
+pub struct Glimpse {
+    pid: u32,
+    identity: ProcessIdentity,
+    mappings: Vec<Mapping>,
+    /// In the order of the mappings of files.
+    files: Vec<Option<TargetFile>>,
+    at: Instant,
+}
+
+impl Glimpse {
+    /// Looks at a process; `None` when it is over.
+    #[must_use]
+    pub fn of(pid: u32) -> Option<Self> {
+        let identity = identity(Pid(pid)).ok()??;
+        let mut mappings = maps(Pid(pid)).ok()??;
+        mappings.retain(|mapping| mapping.permissions.execute);
+        let code = mappings.iter().filter(|mapping| mapping.is_executable_file());
+        let files = code.take(GLIMPSED_FILES).map(|mapping| file_of(Pid(pid), mapping)).collect();
+        (!mappings.is_empty()).then(|| Self { pid, identity, mappings, files, at: Instant::now() })
+    }
+}
+
 /// The known processes.
 pub struct Processes {
     limits: Limits,
@@ -41,7 +68,7 @@ pub struct Processes {
 struct Process {
     identity: ProcessIdentity,
     /// Ascending, as the kernel lists them.
-    regions: Vec<Region>,
+    regions: Arc<[Region]>,
     read_at: Instant,
     refreshes_left: u32,
     ended_at: Option<Instant>,
@@ -69,21 +96,56 @@ impl Processes {
             self.forget(pid, now);
             return;
         };
-        let known = self.known.remove(&pid).filter(|process| process.identity == identity);
-        let Ok(Some(mappings)) = maps(Pid(pid)) else { return };
         // A process that is ending has no mappings any more, but a stack of it may still be on the way.
-        if mappings.is_empty()
-            && let Some(known) = known
-        {
-            self.known.insert(pid, known);
+        let mappings = maps(Pid(pid)).ok().flatten().unwrap_or_default();
+        if mappings.is_empty() && self.known.get(&pid).is_some_and(|process| process.identity == identity) {
             return;
         }
-        let old = known.as_ref().map(|process| process.regions.as_slice()).unwrap_or_default();
-        let regions = regions(Pid(pid), mappings, old, modules);
+        self.keep(Glimpse { pid, identity, mappings, files: Vec::new(), at: now }, modules, now);
+    }
+
+    /// Takes in what was seen of a process, unless it was looked at since.
+    pub fn take(&mut self, glimpse: Glimpse, modules: &mut Modules, now: Instant) {
+        self.turn += 1;
+        let is_newer = |process: &Process| process.identity == glimpse.identity && process.read_at >= glimpse.at;
+        if !self.known.get(&glimpse.pid).is_some_and(is_newer) {
+            self.keep(glimpse, modules, now);
+        }
+    }
+
+    /// The process runs another program: what it mapped before is not there any more.
+    pub fn executed(&mut self, pid: u32) {
+        self.known.remove(&pid);
+    }
+
+    /// `child` maps what `parent` maps. It counts as ended, so that it takes nobody's place; when it is there to be asked,
+    /// it is.
+    pub fn forked(&mut self, parent: u32, child: u32, now: Instant) {
+        let Some(known) = self.known.get(&parent) else { return };
+        let process = Process {
+            // Nobody's: its own start is not known here.
+            identity: ProcessIdentity { pid: Pid(child), start_ticks: 0 },
+            regions: Arc::clone(&known.regions),
+            read_at: known.read_at,
+            refreshes_left: REFRESHES,
+            ended_at: Some(now),
+            perf_map: None,
+            perf_map_read_at: None,
+            last_turn: self.turn,
+        };
+        self.make_room(now);
+        self.known.insert(child, process);
+    }
+
+    fn keep(&mut self, glimpse: Glimpse, modules: &mut Modules, now: Instant) {
+        let Glimpse { pid, identity, mappings, files, at } = glimpse;
+        let known = self.known.remove(&pid).filter(|process| process.identity == identity);
+        let old = known.as_ref().map(|process| process.regions.as_ref()).unwrap_or_default();
+        let regions = regions(Pid(pid), mappings, files, old, modules).into();
         let process = Process {
             identity,
             regions,
-            read_at: now,
+            read_at: at,
             refreshes_left: known.as_ref().map_or(REFRESHES, |process| process.refreshes_left),
             ended_at: None,
             perf_map_read_at: known.as_ref().and_then(|process| process.perf_map_read_at),
@@ -150,6 +212,11 @@ impl Processes {
         found
     }
 
+    /// Whether anything is known of what `pid` maps.
+    pub fn knows(&self, pid: u32) -> bool {
+        self.known.get(&pid).is_some_and(|process| !process.regions.is_empty())
+    }
+
     /// How many are known.
     pub fn len(&self) -> usize {
         self.known.len()
@@ -200,9 +267,19 @@ impl Process {
     }
 }
 
-fn regions(pid: Pid, mappings: Vec<Mapping>, old: &[Region], modules: &mut Modules) -> Vec<Region> {
+fn regions(
+    pid: Pid,
+    mappings: Vec<Mapping>,
+    files: Vec<Option<TargetFile>>,
+    old: &[Region],
+    modules: &mut Modules,
+) -> Vec<Region> {
+    let mut files = files.into_iter();
     let executable = mappings.into_iter().filter(|mapping| mapping.permissions.execute).take(REGIONS);
     let region = |mapping: Mapping| {
+        let is_file = mapping.is_executable_file();
+        // Seen but not to be had is final: the process may be another one by now.
+        let file = if is_file { files.next() } else { None };
         let same =
             old.iter().find(|region| region.mapping == mapping && region.module.is_some_and(|id| modules.has(id)));
         if let Some(same) = same {
@@ -211,7 +288,7 @@ fn regions(pid: Pid, mappings: Vec<Mapping>, old: &[Region], modules: &mut Modul
         let is_vdso = mapping.inode == 0 && mapping.path == b"[vdso]";
         let module = match () {
             () if is_vdso => modules.open_vdso(),
-            () if mapping.is_executable_file() => modules.open(pid, &mapping),
+            () if is_file => file.unwrap_or_else(|| file_of(pid, &mapping)).and_then(|file| modules.take(pid, file)),
             () => None,
         };
         let name = match mapping.path.as_slice() {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::modules::Modules;
-use super::processes::{Place, Processes};
+use super::processes::{Glimpse, Place, Processes};
 use super::unwind::{Caller, Context, Registers, StackBytes, Stop, step_by_frame_pointer};
 use super::{Frame, Limits, STACK_BYTES, Sample, Stack, StackEnd};
 
@@ -36,6 +36,21 @@ impl Symbolizer {
     /// when a process is first seen and when it executed another program, whose addresses may be the same.
     pub fn note_process(&mut self, pid: u32) {
         self.processes.note(pid, &mut self.modules, Instant::now());
+    }
+
+    /// Takes in what was seen of a process: it may have ended since.
+    pub fn take(&mut self, glimpse: Glimpse) {
+        self.processes.take(glimpse, &mut self.modules, Instant::now());
+    }
+
+    /// The process runs another program now.
+    pub fn executed(&mut self, pid: u32) {
+        self.processes.executed(pid);
+    }
+
+    /// A process has a new child, which maps what it maps until it runs another program.
+    pub fn forked(&mut self, parent: u32, child: u32) {
+        self.processes.forked(parent, child, Instant::now());
     }
 
     /// The process ended. What is known of it is kept for [`Limits::keep_ended`], for samples that are still on the way.
@@ -93,7 +108,10 @@ impl Symbolizer {
                 return (frames, StackEnd::NoUnwindInformation { module: module.unwrap_or_default() });
             }
             frames.push(Bare { address, lookup, by_frame_pointer, place: place.clone() });
-            let Some(place) = place else { return (frames, StackEnd::ModuleUnknown) };
+            let Some(place) = place else {
+                let is_known = self.processes.knows(sample.pid);
+                return (frames, if is_known { StackEnd::ModuleUnknown } else { StackEnd::ProcessGone });
+            };
             let by_rules = match place.code.and_then(|(id, vaddr)| Some((self.modules.call_frames(id)?, vaddr))) {
                 Some((rules, vaddr)) => rules.step(&mut self.context, vaddr, &registers, &stack),
                 None => Err(Stop::NoRules),

@@ -27,7 +27,7 @@ fn a_process_that_does_not_exist_has_one_unknown_frame() {
     let mut symbolizer = assert_send(Symbolizer::new(Limits::default()));
     let sample = Sample { pid: u32::MAX, ip: 0x1000, sp: 0x7000, bp: 0, kept: None, stack: &[0; 64], stack_cut: false };
     let frame = Frame { address: 0x1000, ..Frame::default() };
-    assert_eq!(symbolizer.stack(&sample), Stack { frames: vec![frame], end: StackEnd::ModuleUnknown });
+    assert_eq!(symbolizer.stack(&sample), Stack { frames: vec![frame], end: StackEnd::ProcessGone });
     symbolizer.note_process(u32::MAX);
     symbolizer.forget(u32::MAX);
     assert_eq!(symbolizer.usage().0, 0);

@@ -143,6 +143,45 @@ pub fn cargo_program(name: &str) -> PathBuf {
     directory.join("debug").join(name)
 }
 
+/// The victim `name.cc`, optimized.
+///
+/// # Panics
+/// If the compiler refuses it.
+#[must_use]
+pub fn cpp_program(name: &str) -> PathBuf {
+    compile_source(Path::new("c++"), &format!("{name}.cc"), name, &["-O2"]).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The victim `name.rs`, optimized.
+///
+/// # Panics
+/// If the compiler refuses it.
+#[must_use]
+pub fn rust_program(name: &str) -> PathBuf {
+    let source = workspace().join("tests/programs").join(format!("{name}.rs"));
+    cached(Path::new("rustc"), &[&source], name, &[], |output| {
+        let mut command = Command::new("rustc");
+        command.args(["--edition", "2024", "-O", "-g", "-o"]).arg(output).arg(&source);
+        command
+    })
+    .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The directory of the Python module `name.c`, for the interpreter at that path.
+///
+/// # Panics
+/// If the interpreter's headers are not there or the compiler refuses it.
+#[must_use]
+pub fn python_module(interpreter: &Path, name: &str, output: &str) -> PathBuf {
+    let script = "import sysconfig; print(sysconfig.get_path('include'), sysconfig.get_config_var('EXT_SUFFIX'))";
+    let told = run(Command::new(interpreter).args(["-c", script])).stdout;
+    let (include, suffix) = told.trim().split_once(' ').expect("a directory of headers and a suffix");
+    let include = format!("-I{include}");
+    let output = format!("{output}{suffix}");
+    let path = compiled(name, &output, &["-shared", "-fPIC", &include]);
+    path.parent().expect("a directory").to_owned()
+}
+
 fn accounts(name: &str, ended: &Ended) -> Vec<Truth> {
     assert!(ended.status.success(), "{name}: {:?}: {}", ended.status, ended.stderr);
     Truth::parse_all(&ended.stdout)
@@ -157,10 +196,31 @@ fn try_compile(name: &str, output: &str, flags: &[&str]) -> Result<PathBuf, Stri
 }
 
 fn compile_with(compiler: &Path, name: &str, output: &str, flags: &[&str]) -> Result<PathBuf, String> {
+    compile_source(compiler, &format!("{name}.c"), output, flags)
+}
+
+fn compile_source(compiler: &Path, name: &str, output: &str, flags: &[&str]) -> Result<PathBuf, String> {
     let sources = workspace().join("tests/programs");
-    let source = sources.join(format!("{name}.c"));
+    let source = sources.join(name);
+    // Libraries come after what needs them.
+    let (libraries, first): (Vec<&str>, Vec<&str>) = flags.iter().copied().partition(|flag| flag.starts_with("-l"));
+    cached(compiler, &[&source, &sources.join("truth.h"), &sources.join("start.c")], output, flags, |made| {
+        let mut command = Command::new(compiler);
+        command.args(FLAGS).args(&first).arg(&source).arg("-o").arg(made).args(&libraries);
+        command
+    })
+}
+
+/// What the command makes of these sources, made once for their content.
+fn cached(
+    compiler: &Path,
+    sources: &[&Path],
+    output: &str,
+    flags: &[&str],
+    command: impl FnOnce(&Path) -> Command,
+) -> Result<PathBuf, String> {
     let mut hasher = DefaultHasher::new();
-    for path in [&source, &sources.join("truth.h"), &sources.join("start.c")] {
+    for path in sources {
         std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).hash(&mut hasher);
     }
     (compiler, FLAGS, flags).hash(&mut hasher);
@@ -174,11 +234,9 @@ fn compile_with(compiler: &Path, name: &str, output: &str, flags: &[&str]) -> Re
     // Tests run at the same time: each compiles to a name of its own, and the last to rename wins.
     let unfinished = tempfile::Builder::new().prefix(output).tempdir_in(&directory).expect("a temporary directory");
     let made = unfinished.path().join(output);
-    // Libraries come after what needs them.
-    let (libraries, flags): (Vec<&str>, Vec<&str>) = flags.iter().copied().partition(|flag| flag.starts_with("-l"));
-    let ended = run(Command::new(compiler).args(FLAGS).args(&flags).arg(&source).arg("-o").arg(&made).args(libraries));
+    let ended = run(&mut command(&made));
     if !ended.status.success() {
-        return Err(format!("{} {name}.c {flags:?}: {}", compiler.display(), ended.stderr));
+        return Err(format!("{} of {output} {flags:?}: {}", compiler.display(), ended.stderr));
     }
     std::fs::rename(&made, &path).expect("a rename within a directory");
     Ok(path)
