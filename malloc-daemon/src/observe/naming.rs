@@ -32,6 +32,9 @@ const LATER: usize = 64;
 /// Processes remembered as told of.
 const TOLD: usize = 4096;
 
+/// How often a stack is named that takes too long: at most 4 s, with the usual deadline.
+const ATTEMPTS: usize = 4;
+
 enum Work {
     Note(u32),
     /// The second part counts those that wait.
@@ -100,7 +103,11 @@ impl Naming {
                         let [ip, sp, bp, rbx, r12, r13, r14, r15, ..] = registers;
                         let kept = cfg!(target_arch = "x86_64").then_some([rbx, r12, r13, r14, r15]);
                         let sample = Sample { pid, ip, sp, bp, kept, stack: &stack, stack_cut: true };
-                        if results.send((id, Arc::new(told(symbolizer.stack(&sample))))).is_err() {
+                        // Files are read for the first stack in them alone: another attempt has the time that took.
+                        let named = (1..ATTEMPTS).map(|_| symbolizer.stack(&sample));
+                        let named = { named }.find(|stack| stack.end != StackEnd::Deadline);
+                        let named = named.unwrap_or_else(|| symbolizer.stack(&sample));
+                        if results.send((id, Arc::new(told(named)))).is_err() {
                             return;
                         }
                         used = Some(Instant::now());
