@@ -264,10 +264,7 @@ pub(super) fn sized(histogram: Option<&Histogram>) -> Sized {
 /// What `mp_` said last: to a probe, or to the daemon.
 fn threshold(slot: &Slot, heap: Option<&Heap>) -> Option<Threshold> {
     let raises = counter(slot, Counter::Raises);
-    if let Some(heap) = heap.filter(|heap| heap.read_ns > slot.threshold_ns) {
-        return Some(Threshold { raises, ..heap.threshold });
-    }
-    (slot.threshold_ns != 0).then(|| Threshold {
+    let event = Threshold {
         bytes: slot.threshold,
         trim_bytes: slot.trim_threshold,
         mode: if slot.threshold_pinned == 0 { ThresholdMode::Dynamic } else { ThresholdMode::Pinned },
@@ -275,7 +272,11 @@ fn threshold(slot: &Slot, heap: Option<&Heap>) -> Option<Threshold> {
         raises,
         mmapped_chunks: slot.mmapped_chunks,
         mmapped_bytes: slot.mmapped_bytes,
-    })
+    };
+    match heap.filter(|heap| heap.read_ns > slot.threshold_ns) {
+        Some(heap) => Some(Threshold { raises, ..heap.threshold }),
+        None => (slot.threshold_ns != 0).then_some(event),
+    }
 }
 
 /// Origins that a system call's own arguments tell.
