@@ -175,7 +175,8 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
     let first = observer.collect();
     observer.probe_selected(&first);
     let cache = observer.cache().counts;
-    tracing::info!(depth = %wishes.depth, groups = observer.probed(), ?cache, "probes are attached");
+    let kernel_bytes = Capacities::default().kernel_bytes();
+    tracing::info!(depth = %wishes.depth, groups = observer.probed(), kernel_bytes, ?cache, "probes are attached");
     // What the selected processes are probed for is in what is shown first.
     posts.snapshots.send_replace(Arc::new(observer.collect()));
     posts.readiness.send_replace(Readiness::Ready);
