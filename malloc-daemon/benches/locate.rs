@@ -1,9 +1,11 @@
-//! How long it takes to find the probes of this machine's libc, without its debug file.
+//! How long it takes to find the probes of this machine's libc, without its debug file: anew, and from what was inferred
+//! before.
 
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use malloc_daemon::targets::analyse;
+use malloc_daemon::targets::locate::analyse_knowing;
+use malloc_daemon::targets::{ContentId, analyse};
 
 const PLACES: [&str; 4] =
     ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6", "/lib/aarch64-linux-gnu/libc.so.6", "/usr/lib/libc.so.6"];
@@ -15,6 +17,14 @@ fn stripped_libc(criterion: &mut Criterion) {
     };
     criterion.bench_function("locate a stripped libc", |bencher| {
         bencher.iter(|| analyse(black_box(&*bytes), None).expect("a libc"));
+    });
+    let (_, made) = analyse_knowing(&*bytes, None::<&[u8]>, None).expect("a libc");
+    let made = made.expect("nothing names its functions");
+    criterion.bench_function("locate a stripped libc that was looked into before", |bencher| {
+        bencher.iter(|| analyse_knowing(black_box(&*bytes), None::<&[u8]>, Some(&made)).expect("a libc"));
+    });
+    criterion.bench_function("know a libc by its content", |bencher| {
+        bencher.iter(|| ContentId::of(black_box(&bytes)));
     });
 }
 

@@ -1,5 +1,6 @@
 //! What `locate` found in one file: the document, as JSON and as text.
 
+mod static_probes;
 mod text;
 
 use malloc_common::depth::Depth;
@@ -12,6 +13,8 @@ use crate::targets::elf::machine_name;
 use crate::targets::locate::{AllocatorFunction, AllocatorObject, Evidence};
 use crate::targets::{Hook, Located};
 
+use static_probes::static_probe;
+pub use static_probes::{StaticArgument, StaticProbe};
 pub use text::text;
 
 /// Depths that need probes in the file; `syscall` needs none.
@@ -87,6 +90,8 @@ pub struct Document {
     pub functions: Vec<Function>,
     /// `sysmalloc`, `arena` and `call`: what each adds to those before it.
     pub depths: Vec<DepthProbes>,
+    /// The static probes that the allocator was built with, whether a depth uses them or not.
+    pub static_probes: Vec<StaticProbe>,
     /// What else a reader should know, a sentence each.
     pub notes: Vec<String>,
 }
@@ -233,6 +238,7 @@ pub fn document(subject: &Subject, located: &Located, evidence: &Evidence) -> Do
         checks: checks.map(|check| CrossCheck { of: check.of.clone(), what: check.what, holds: check.holds }).collect(),
         functions: located.functions.iter().map(function).collect(),
         depths: PROBED.into_iter().map(|depth| depth_probes(depth, located, evidence)).collect(),
+        static_probes: located.usdt.iter().map(static_probe).collect(),
         notes: located.notes.clone(),
     }
 }

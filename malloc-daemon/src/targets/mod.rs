@@ -11,6 +11,7 @@ pub mod decode;
 pub mod discover;
 pub mod elf;
 #[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), allow(dead_code, reason = "the fuzzer takes a part of it"))]
 pub(crate) mod fixture;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

@@ -147,12 +147,15 @@ fn fetch(suite: &str, arch: Arch, names: &[&str], unpacked: &Path) -> Result<(),
     write(&state.join("etc/sources.list"), &format!("deb [signed-by={KEYS}] {} {suite} main\n", mirror()?))?;
     let options = apt_options(&state);
     let updated = state.join("updated");
+    let update = || run(Command::new("apt-get").args(&options).arg("update")).and_then(|_| write(&updated, ""));
     if !updated.exists() {
-        run(Command::new("apt-get").args(&options).arg("update"))?;
-        write(&updated, "")?;
+        update()?;
     }
-    let packages = names.iter().map(|package| format!("{package}:{}", arch.name));
-    run(Command::new("apt-get").args(&options).arg("download").args(packages).current_dir(&downloads))?;
+    let packages: Vec<_> = names.iter().map(|package| format!("{package}:{}", arch.name)).collect();
+    let download =
+        || run(Command::new("apt-get").args(&options).arg("download").args(&packages).current_dir(&downloads));
+    // The archive may have moved on since its lists were fetched.
+    download().or_else(|_| update().and_then(|()| download()))?;
     let entries = fs::read_dir(&downloads).map_err(|error| format!("{}: {error}", downloads.display()))?;
     for entry in entries.flatten() {
         let package = entry.path();

@@ -10,6 +10,7 @@ use crate::targets::AllocatorKind;
 use crate::targets::BuildId;
 use crate::targets::locate::{Check, MallocPar, Missing};
 use crate::targets::symbols::Source;
+use crate::targets::usdt::{Argument, Place, UsdtProbe};
 
 fn hook(role: Role, symbol: &str, at: (u64, u64), execution: Execution, mp: Option<i32>) -> Hook {
     let cookie = Cookie::new(role);
@@ -33,6 +34,15 @@ fn function(name: &str, vaddr: u64, size: u64, aliases: &[&str], source: Source)
 
 fn object(name: &str, vaddr: u64, file_offset: Option<u64>) -> AllocatorObject {
     AllocatorObject { name: name.to_owned(), vaddr, file_offset, source: Source::DebugFile }
+}
+
+fn argument(place: Place) -> Argument {
+    Argument { bytes: 8, signed: false, place }
+}
+
+fn static_probe(name: &str, vaddr: u64, arguments: Vec<Result<Argument, String>>) -> UsdtProbe {
+    let (provider, name) = ("libc".to_owned(), name.to_owned());
+    UsdtProbe { provider, name, vaddr, file_offset: vaddr - 0x1000, semaphore: None, arguments }
 }
 
 fn evidence() -> Evidence {
@@ -68,7 +78,17 @@ fn libc() -> Located {
         mp: Some(MallocPar { vaddr: 0x1d_3340, layout: MpLayout::From235 }),
         main_arena: Some(0x1d_2c60),
         arena_layout: ArenaLayout::From227,
-        usdt: Vec::new(),
+        usdt: vec![
+            static_probe("memory_sbrk_more", 0x96c00, vec![Ok(argument(Place::Register("rax".to_owned())))]),
+            static_probe(
+                "memory_mallopt_top_pad",
+                0x9a000,
+                vec![
+                    Ok(argument(Place::Memory { base: "rsp".to_owned(), index: None, displacement: 16 })),
+                    Err("8@16+mp_(%rip)".to_owned()),
+                ],
+            ),
+        ],
         located_by: Source::DebugFile,
         missing: Vec::new(),
         notes: Vec::new(),
@@ -143,6 +163,9 @@ proptest! {
         located.hooks[0].symbol.clone_from(&name);
         (located.missing[0].what, located.missing[0].why) = (name.clone(), name.clone());
         located.notes.push(name.clone());
+        located.usdt[0].name.clone_from(&name);
+        located.usdt[1].arguments[1] = Err(name.clone());
+        located.usdt[1].arguments[0] = Ok(argument(Place::Register(name.clone())));
         let mut seen = evidence();
         (seen.checks[0].of, seen.instructions[0]) = (name.clone(), name.clone());
         let document = document(&subject, &located, &seen);

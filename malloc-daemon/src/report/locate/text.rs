@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{DepthProbes, Document, Probe, STRIPPED_REMEDY};
+use super::{DepthProbes, Document, Probe, STRIPPED_REMEDY, StaticArgument};
 use crate::report::escape::printable;
 
 /// Characters of a name out of a file: symbols of C++ are longer, glibc's are not.
@@ -30,6 +30,10 @@ pub fn text(document: &Document) -> String {
     for depth in &document.depths {
         out.push('\n');
         probes(&mut out, depth);
+    }
+    if !document.static_probes.is_empty() {
+        out.push('\n');
+        static_probes(&mut out, document);
     }
     if document.depths.iter().flat_map(|depth| &depth.hooks).any(is_stepped) {
         out.push('\n');
@@ -186,6 +190,29 @@ fn probe(probe: &Probe) -> Vec<String> {
             |distance| format!("{}{:#x}", if distance < 0 { '-' } else { '+' }, distance.unsigned_abs()),
         ),
     ]
+}
+
+fn static_probes(out: &mut String, document: &Document) {
+    line(out, &format!("Static probes of the allocator: {}", document.static_probes.len()));
+    let mut rows = vec![row(["NAME", "ADDRESS", "FILE OFFSET", "ARGUMENTS"])];
+    for probe in &document.static_probes {
+        let arguments: Vec<String> = probe.arguments.iter().map(argument).collect();
+        rows.push(vec![
+            printable(&probe.name, NAME),
+            format!("{:#x}", probe.address),
+            format!("{:#x}", probe.file_offset),
+            arguments.join(" "),
+        ]);
+    }
+    table(out, &rows, &[false, true, true, false]);
+}
+
+fn argument(argument: &StaticArgument) -> String {
+    match (&argument.place, &argument.unreadable) {
+        (Some(place), _) => printable(place, NAME),
+        (None, Some(text)) => format!("unreadable:{}", printable(text, NAME)),
+        (None, None) => "unreadable".to_owned(),
+    }
 }
 
 fn is_stepped(probe: &Probe) -> bool {
