@@ -47,7 +47,8 @@ fn rows() -> RawSnapshot {
 }
 
 fn snapshot(raw: &RawSnapshot) -> Snapshot {
-    let mut aggregate = Aggregate::new(Keep { ended_ns: 0, ended_images: 0, killed_ns: 0, killed_images: 0 });
+    let mut aggregate =
+        Aggregate::new(Keep { ended_ns: 0, ended_images: 0, killed_ns: 0, killed_images: 0, unchanged_ns: 0 });
     aggregate.apply(raw, Moment::default(), &|_| Facts { depth: Depth::Call, ..Facts::default() })
 }
 

@@ -30,6 +30,9 @@ const KILLED_NS: u64 = 3_600_000_000_000;
 /// How many of them are kept at most, about 2 MiB.
 const KILLED_IMAGES: usize = 256;
 
+/// An idle process is described anew every 10 s: most of a machine's processes do nothing most of the time.
+const UNCHANGED_NS: u64 = 10_000_000_000;
+
 /// Changes that may wait for the thread: more are refused until it has taken them over.
 const CHANGES: usize = 16;
 /// What announces a change to the thread.
@@ -156,6 +159,7 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
             ended_images: ENDED_IMAGES,
             killed_ns: KILLED_NS,
             killed_images: KILLED_IMAGES,
+            unchanged_ns: UNCHANGED_NS,
         },
     })?;
     if let Some(path) = &wishes.cache_dir

@@ -61,6 +61,9 @@ pub struct Keep {
     pub killed_ns: u64,
     /// See `killed_ns`.
     pub killed_images: usize,
+    /// An image of which nothing new is known is made anew only after so long, nanoseconds: its `observed_ms` is behind
+    /// by that at most.
+    pub unchanged_ns: u64,
 }
 
 type ImageKey = (ProcessId, u64);
@@ -73,7 +76,18 @@ pub struct Aggregate {
     /// In the order of their ends, those killed for memory apart: others push none of them out.
     ended: Shelf,
     killed: Shelf,
+    /// Images that live, with what they were made of.
+    live: BTreeMap<ImageKey, Made>,
     dropped: u64,
+}
+
+/// An image and what it was made of.
+#[derive(Debug)]
+struct Made {
+    row: RawImage,
+    facts: Facts,
+    at_ns: u64,
+    process: Arc<Process>,
 }
 
 type Shelf = VecDeque<(u64, ImageKey, Arc<Process>)>;
@@ -82,35 +96,40 @@ impl Aggregate {
     /// Nothing yet.
     #[must_use]
     pub fn new(keep: Keep) -> Self {
-        Self { keep, sequence: 0, ended: Shelf::new(), killed: Shelf::new(), dropped: 0 }
+        Self { keep, sequence: 0, ended: Shelf::new(), killed: Shelf::new(), live: BTreeMap::new(), dropped: 0 }
     }
 
     /// What is true after these rows. `facts` answers what the daemon knows of a process besides its counts.
     pub fn apply(&mut self, raw: &RawSnapshot, moment: Moment, facts: &dyn Fn(&RawImage) -> Facts) -> Snapshot {
         self.sequence += 1;
         let duration_ms = raw.now_ns.saturating_sub(moment.window_since_ns) / 1_000_000;
-        let mut live: BTreeMap<ImageKey, Arc<Process>> = BTreeMap::new();
+        let mut before = std::mem::take(&mut self.live);
         for row in &raw.images {
             let id = ProcessId::of(&row.slot);
             let key = (id, row.slot.first_ns);
             let facts = facts(row);
-            let process = Arc::new(image::process(
-                row,
-                &facts,
-                raw.now_ns,
-                moment.tracking_since_ns,
-                moment.calibration.prices(),
-            ));
+            let is_as_before = |made: &Made| {
+                raw.now_ns.saturating_sub(made.at_ns) < self.keep.unchanged_ns
+                    && made.row == *row
+                    && made.facts == facts
+            };
+            if let Some(made) = before.remove(&key).filter(is_as_before) {
+                self.live.insert(key, made);
+                continue;
+            }
+            let prices = moment.calibration.prices();
+            let process = Arc::new(image::process(row, &facts, raw.now_ns, moment.tracking_since_ns, prices));
             match process.ended {
                 Some(End::OomKilled) => self.killed.push_back((row.slot.end_ns, key, process)),
                 Some(_) => self.ended.push_back((row.slot.end_ns, key, process)),
-                None => drop(live.insert(key, process)),
+                None => drop(self.live.insert(key, Made { row: row.clone(), facts, at_ns: raw.now_ns, process })),
             }
         }
-        let Keep { ended_ns, ended_images, killed_ns, killed_images } = self.keep;
+        let Keep { ended_ns, ended_images, killed_ns, killed_images, .. } = self.keep;
         self.dropped += forget(&mut self.ended, raw.now_ns, ended_ns, ended_images);
         self.dropped += forget(&mut self.killed, raw.now_ns, killed_ns, killed_images);
         let ended = self.ended.iter().chain(&self.killed).map(|(_, key, process)| (*key, Arc::clone(process)));
+        let live = self.live.iter().map(|(key, made)| (*key, Arc::clone(&made.process)));
         let mut processes: Vec<_> = ended.chain(live).collect();
         processes.sort_by_key(|(key, _)| *key);
         let losses = self.losses(raw, moment.incidents_lost);

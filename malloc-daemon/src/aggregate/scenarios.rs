@@ -18,8 +18,10 @@ use crate::collect::{Collector, RawImage};
 mod chunks;
 mod faults;
 mod killed;
+mod unchanged;
 
-const KEEP: Keep = Keep { ended_ns: u64::MAX, ended_images: 64, killed_ns: u64::MAX, killed_images: 64 };
+const KEEP: Keep =
+    Keep { ended_ns: u64::MAX, ended_images: 64, killed_ns: u64::MAX, killed_images: 64, unchanged_ns: 0 };
 /// `mmap(NULL, len, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0)`
 const fn map_args(len: u64) -> [u64; 6] {
     [0, len, 3, 34, u64::MAX, 0]

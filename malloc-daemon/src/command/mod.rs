@@ -123,6 +123,8 @@ fn recording(
             ended_images: RECORDED_IMAGES,
             killed_ns: u64::MAX,
             killed_images: RECORDED_IMAGES,
+            // A report is of the moment it is made in.
+            unchanged_ns: 0,
         },
     }
 }

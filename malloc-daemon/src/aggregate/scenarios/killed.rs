@@ -36,7 +36,7 @@ fn a_pid_used_again_after_a_kill_is_not_marked() {
 fn killed_images_are_kept_longer_and_no_other_pushes_them_out() {
     // OOM-1, LOSS-1
     let mut sim = Sim::new(Room::default(), None);
-    let keep = Keep { ended_ns: SECOND, ended_images: 2, killed_ns: 60 * SECOND, killed_images: 3 };
+    let keep = Keep { ended_ns: SECOND, ended_images: 2, killed_ns: 60 * SECOND, killed_images: 3, unchanged_ns: 0 };
     let mut aggregate = Aggregate::new(keep);
     let mut pids = |sim: &mut Sim, later_ns: u64| {
         let mut raw = sim.collect();

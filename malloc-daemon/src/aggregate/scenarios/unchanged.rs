@@ -1,0 +1,30 @@
+//! Images of which nothing new is known are not made again, and nothing new is missed by that.
+
+use super::*;
+use crate::collect::RawSnapshot;
+
+const SECOND: u64 = 1_000_000_000;
+
+#[test]
+fn an_idle_process_is_made_once_and_what_it_counts_or_becomes_known_for_shows_at_once() {
+    let mut sim = Sim::new(Room::default(), None);
+    let mut aggregate = Aggregate::new(Keep { unchanged_ns: 10 * SECOND, ..KEEP });
+    let mut later = |sim: &mut Sim, ns: u64, facts: &Facts| {
+        let raw = RawSnapshot { now_ns: SECOND + ns, ..sim.collect() };
+        Arc::clone(&aggregate.apply(&raw, Moment::default(), &|_| facts.clone()).processes[0])
+    };
+    sim.run(42, 42).call(Malloc, [5, 0, 0]);
+    let call = Facts { depth: Depth::Call, ..Facts::default() };
+    let first = later(&mut sim, 0, &call);
+    let second = later(&mut sim, SECOND, &call);
+    assert!(Arc::ptr_eq(&first, &second), "nothing was counted");
+    sim.run(42, 42).call(Malloc, [6, 0, 0]);
+    let third = later(&mut sim, 2 * SECOND, &call);
+    assert_eq!((counted(&third, Malloc), third.observed_ms - first.observed_ms), ((2, 11, 0), 2000));
+    let named = Facts { comm: Some("renamed".to_owned()), ..call.clone() };
+    assert_eq!(later(&mut sim, 3 * SECOND, &named).comm, "renamed");
+    let old = later(&mut sim, 4 * SECOND, &named);
+    let anew = later(&mut sim, 14 * SECOND, &named);
+    assert_eq!(anew.observed_ms - third.observed_ms, 12_000, "made anew after ten seconds");
+    assert!(!Arc::ptr_eq(&old, &anew));
+}
