@@ -5,7 +5,7 @@
 use malloc_common::function::Function;
 
 use super::heap::Heap;
-use super::model::{Bucket, Process, ThresholdMode};
+use super::model::{Bucket, ChunkFaults, Process, ThresholdMode};
 
 /// `DEFAULT_MMAP_THRESHOLD`, bytes: where glibc begins.
 pub const DEFAULT_THRESHOLD: u64 = 128 << 10;
@@ -83,7 +83,8 @@ pub struct Change {
 pub enum Assumption {
     /// The program asks for the same blocks in the same order.
     SameRequests,
-    /// So many percent of a block's pages are touched: of the free chunks of that size so many are resident.
+    /// So many percent of a block's pages are touched, as of the mapped chunks that were watched, and of the free chunks of
+    /// that size.
     TouchedPercent(u64),
     /// Mapped chunks take a page fault for so many percent of their pages, as those that were watched did.
     FaultsPercent(u64),
@@ -119,7 +120,7 @@ fn keep_large_blocks_out(process: &Process) -> Option<WhatIf> {
         let total = process.funnel.sysmalloc.map_or(0, |level| level.bytes);
         fitted(sizes, total).filter(|class| class.bucket.lo >= candidate).map(|class| class.bytes()).sum::<u64>()
     });
-    let touched = heap.and_then(|heap| touched_percent(heap, candidate));
+    let touched = touched_percent(heap, crossings.faults.as_ref(), candidate, page);
     let percent = touched.unwrap_or(100);
     let pages = |bytes: u64| bytes.div_ceil(page).saturating_mul(percent) / 100;
     let mapped = bytes.saturating_add(count.saturating_mul(OVERHEAD + page / 2));
@@ -302,11 +303,14 @@ fn fitted(sizes: &[Bucket], total: u64) -> impl Iterator<Item = Class> + '_ {
         .map(move |bucket| Class { bucket: *bucket, mean: bucket.lo as f64 + part * (high(bucket) - bucket.lo) as f64 })
 }
 
-/// How much of the free chunks from a size on is resident; `None`: there are none.
-fn touched_percent(heap: &Heap, from: u64) -> Option<u64> {
-    let large = || heap.free_sizes().filter(|sizes| sizes.lo >= from);
-    let (bytes, absent) = large().fold((0u64, 0u64), |sum, s| (sum.0 + s.bytes, sum.1 + s.absent_bytes));
-    (bytes > 0).then(|| bytes.saturating_sub(absent).saturating_mul(100) / bytes)
+/// How much of large blocks is touched: page faults of the mapped chunks that were watched, and what is resident of the
+/// free chunks from a size on, each for as many bytes as it is; `None`: there is neither.
+fn touched_percent(heap: Option<&Heap>, faults: Option<&ChunkFaults>, from: u64, page: u64) -> Option<u64> {
+    let large = heap.into_iter().flat_map(Heap::free_sizes).filter(|sizes| sizes.lo >= from);
+    let free = large.map(|sizes| (sizes.bytes, sizes.bytes.saturating_sub(sizes.absent_bytes)));
+    let watched = faults.map(|f| (f.watched.bytes, f.taken.saturating_mul(page).min(f.watched.bytes)));
+    let (bytes, touched) = free.chain(watched).fold((0u64, 0u64), |sum, part| (sum.0 + part.0, sum.1 + part.1));
+    (bytes > 0).then(|| touched.saturating_mul(100).saturating_add(bytes / 2) / bytes)
 }
 
 /// What would not be retained: free chunks of at least the threshold, and the top above its trim threshold, which is

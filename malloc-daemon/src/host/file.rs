@@ -99,6 +99,14 @@ pub struct TargetFile {
 }
 
 impl TargetFile {
+    /// The same open file once more.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, key: self.key, path: self.path.clone() })
+    }
+
     /// A reader with its own position: `object::ReadCache::new(file.reader())` parses without mapping the file, so
     /// that truncating it gives an error instead of a signal.
     #[must_use]

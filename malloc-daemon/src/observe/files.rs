@@ -333,6 +333,11 @@ impl Files {
 }
 
 impl ProbedFile {
+    /// The file itself.
+    pub fn file(&self) -> &TargetFile {
+        &self.file
+    }
+
     /// How deep the probes of a scope go.
     fn attached(&self, scope: Scope) -> Depth {
         let depths = self.attachments.iter().filter(|a| a.scope == scope).map(|a| a.depth);

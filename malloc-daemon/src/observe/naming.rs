@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use malloc_common::abi::{EVENT_EXEC, EVENT_FORK, EVENT_MAPPED, EVENT_RAISE, Event, SampleRegisters};
 
-use super::shapes::Shapes;
+use super::files::{Files, PROBED_FILES};
 use super::unix_ms;
 use crate::aggregate::incidents::{Incidents, StackId};
 use crate::aggregate::model::{Frame, Stack};
 use crate::collect::{Samples, boot_ns};
+use crate::host::file::{FileKey, TargetFile};
 use crate::host::privileges::{self, Keep};
-use crate::symbols::{self, Glimpse, Limits, Sample, StackEnd, Symbolizer};
+use crate::symbols::{self, Code, Glimpse, Limits, Sample, StackEnd, Symbolizer};
 
 /// After this time without a stack the tables of the observed programs' files are let go.
 const IDLE: Duration = Duration::from_secs(30);
@@ -40,6 +41,12 @@ enum Work {
     /// The second part counts those that wait.
     Glimpse(Glimpse, #[expect(dead_code, reason = "counted by its references")] Arc<()>),
     Executed(u32),
+    /// With its file, the first time.
+    Code {
+        pid: u32,
+        code: Code,
+        file: Option<TargetFile>,
+    },
     Forked {
         parent: u32,
         child: u32,
@@ -63,6 +70,8 @@ pub struct Naming {
     waiting: Arc<()>,
     /// Processes that the thread may know.
     told: HashSet<u32>,
+    /// Files that were handed over.
+    files: HashSet<FileKey>,
     /// How many glimpses may be taken now, and since when that is so.
     glimpses_left: (f64, Instant),
     _thread: JoinHandle<()>,
@@ -97,6 +106,7 @@ impl Naming {
                     Ok(Work::Note(pid)) => symbolizer.note_process(pid),
                     Ok(Work::Glimpse(glimpse, _)) => symbolizer.take(glimpse),
                     Ok(Work::Executed(pid)) => symbolizer.executed(pid),
+                    Ok(Work::Code { pid, code, file }) => symbolizer.code(pid, &code, file),
                     Ok(Work::Forked { parent, child }) => symbolizer.forked(parent, child),
                     Ok(Work::Name { id, pid, registers, stack }) => {
                         // How much stack lies above the copy is not known: that it ends there is found by unwinding.
@@ -123,6 +133,7 @@ impl Naming {
             refused: 0,
             waiting,
             told: HashSet::new(),
+            files: HashSet::new(),
             glimpses_left,
             _thread: thread,
         })
@@ -135,11 +146,13 @@ impl Naming {
         let _ = self.work.try_send(Work::Note(pid));
     }
 
-    /// Follows which programs processes run, and looks at once at those whose allocator has just come: their first stack
-    /// may be their last act. The stacks of the programs before are handed over by then.
-    pub fn follow(&mut self, events: &[Event], shapes: &Shapes) {
+    /// Follows which programs processes run, and looks at once at those that execute one and those whose allocator has
+    /// just come: their first stack may be their last act. The stacks of the programs before are handed over by then.
+    pub fn follow(&mut self, events: &[Event], files: &Files) {
         for (at, event) in events.iter().enumerate() {
             let [first, bytes, offset, ..] = event.values;
+            // Of several looks at one process the last sees all.
+            let is_last = || !events.iter().skip(at + 1).take(LATER).any(|later| later.tgid == event.tgid);
             if event.kind == EVENT_FORK {
                 if let (true, Ok(child)) = (self.told.contains(&event.tgid), u32::try_from(first)) {
                     self.tell(child);
@@ -149,14 +162,29 @@ impl Naming {
                 if self.told.remove(&event.tgid) {
                     let _ = self.work.try_send(Work::Executed(event.tgid));
                 }
-            } else if event.kind == EVENT_MAPPED
-                && shapes.may_be(offset, bytes)
-                // Of several mappings of one process the last look sees all.
-                && !events.iter().skip(at + 1).take(LATER).any(|later| (later.tgid, later.kind) == (event.tgid, event.kind))
-            {
-                self.glimpse(event.tgid);
+                // The kernel has mapped the program and its loader by now.
+                if is_last() {
+                    self.glimpse(event.tgid);
+                }
+            } else if event.kind == EVENT_MAPPED && files.shapes.may_be(offset, bytes) {
+                if is_last() {
+                    self.glimpse(event.tgid);
+                }
+                self.code(event.tgid, [first, bytes, offset], files);
             }
         }
+    }
+
+    /// Tells of an allocator's code that a process mapped, where the mapping says which file it is: the process may be
+    /// over before that can be read.
+    fn code(&mut self, pid: u32, [start, bytes, offset]: [u64; 3], files: &Files) {
+        let [key] = files.shapes.files(offset, bytes) else { return };
+        let (true, Some(probed)) = (self.told.contains(&pid), files.get(key)) else { return };
+        let file = if self.files.contains(key) { None } else { probed.file().try_clone().ok() };
+        if file.is_some() && self.files.len() < PROBED_FILES {
+            self.files.insert(*key);
+        }
+        let _ = self.work.try_send(Work::Code { pid, code: Code { key: *key, start, bytes, offset }, file });
     }
 
     fn tell(&mut self, pid: u32) {

@@ -329,7 +329,7 @@ impl Observer {
             f(&event);
         });
         self.drain_samples(&code);
-        self.naming.follow(&code, &self.files.shapes);
+        self.naming.follow(&code, &self.files);
         if let Some(log) = &mut self.log {
             log.flush();
         }

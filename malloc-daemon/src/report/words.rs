@@ -168,7 +168,7 @@ pub(crate) fn assumption(assumption: Assumption) -> String {
     match assumption {
         Assumption::SameRequests => "the program asks for the same blocks again".to_owned(),
         Assumption::TouchedPercent(percent) => {
-            format!("{percent} % of a large block's pages are touched, as of those that are free now")
+            format!("{percent} % of a large block's pages are touched, as of those that were watched or are free now")
         }
         Assumption::FaultsPercent(percent) => {
             format!("mapped chunks take a page fault for {percent} % of their pages, as those that were watched did")

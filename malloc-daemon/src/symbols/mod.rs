@@ -23,7 +23,7 @@ mod symbolizer;
 mod tests;
 mod unwind;
 
-pub use processes::Glimpse;
+pub use processes::{Code, Glimpse};
 pub use symbolizer::Symbolizer;
 
 /// The longest stack copy that is looked at, in bytes: what the kernel side copies at most.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use object::LittleEndian as LE;
 use object::ReadCache;
@@ -79,6 +80,14 @@ impl Modules {
     /// Whether the file is still open here.
     pub fn has(&self, id: ModuleId) -> bool {
         self.modules.contains_key(&id)
+    }
+
+    /// The path of a file that is open here.
+    pub fn path(&self, id: ModuleId) -> Option<&Path> {
+        match &self.modules.get(&id)?.content {
+            Content::File(file) => Some(&file.path),
+            Content::Memory(_) => None,
+        }
     }
 
     /// Takes in the file of a mapping; `None` when it is no ELF file.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use super::Limits;
 use super::modules::{ModuleId, Modules, file_of};
 use super::perf_map::PerfMap;
-use crate::host::file::TargetFile;
-use crate::host::maps::Mapping;
+use crate::host::file::{FileKey, TargetFile};
+use crate::host::maps::{Device, Mapping, Permissions};
 use crate::host::process::{Pid, ProcessIdentity, identity, maps, status};
 
 /// The most executable mappings of one process that are known: a browser has 300.
@@ -57,6 +57,19 @@ impl Glimpse {
     }
 }
 
+/// Code of a file in a process, as the kernel told when it was mapped.
+#[derive(Clone, Copy, Debug)]
+pub struct Code {
+    /// The file.
+    pub key: FileKey,
+    /// First address.
+    pub start: u64,
+    /// Length.
+    pub bytes: u64,
+    /// Where in the file it begins.
+    pub offset: u64,
+}
+
 /// The known processes.
 pub struct Processes {
     limits: Limits,
@@ -77,6 +90,7 @@ struct Process {
     last_turn: u64,
 }
 
+#[derive(Clone)]
 struct Region {
     mapping: Mapping,
     name: Arc<str>,
@@ -116,6 +130,33 @@ impl Processes {
     /// The process runs another program: what it mapped before is not there any more.
     pub fn executed(&mut self, pid: u32) {
         self.known.remove(&pid);
+    }
+
+    /// Adds what the kernel told to what was read of a process, where nothing is known of that place.
+    pub fn code(&mut self, pid: u32, code: &Code, modules: &Modules) {
+        let module = ModuleId::File(code.key);
+        let (Some(process), Some(path)) = (self.known.get_mut(&pid), modules.path(module)) else { return };
+        let Some(end) = code.start.checked_add(code.bytes) else { return };
+        let overlaps = |region: &Region| region.mapping.start < end && code.start < region.mapping.end;
+        if process.regions.iter().any(overlaps) || process.regions.len() >= REGIONS {
+            return;
+        }
+        let mapping = Mapping {
+            start: code.start,
+            end,
+            permissions: Permissions { read: true, write: false, execute: true, shared: false },
+            offset: code.offset,
+            // Reading the mappings shows the real one.
+            device: Device { major: 0, minor: 0 },
+            inode: code.key.ino,
+            path: path.as_os_str().as_encoded_bytes().to_vec(),
+            deleted: false,
+        };
+        let name = path.to_string_lossy().into();
+        let mut regions = process.regions.to_vec();
+        let at = regions.partition_point(|region| region.mapping.start < code.start);
+        regions.insert(at, Region { mapping, name, module: Some(module) });
+        process.regions = regions.into();
     }
 
     /// `child` maps what `parent` maps. It counts as ended, so that it takes nobody's place; when it is there to be asked,

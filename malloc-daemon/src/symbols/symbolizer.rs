@@ -3,8 +3,11 @@
 use std::time::Instant;
 
 use super::modules::Modules;
-use super::processes::{Glimpse, Place, Processes};
+use super::processes::{Code, Glimpse, Place, Processes};
 use super::unwind::{Caller, Context, Registers, StackBytes, Stop, step_by_frame_pointer};
+use crate::host::file::TargetFile;
+use crate::host::process::Pid;
+
 use super::{Frame, Limits, STACK_BYTES, Sample, Stack, StackEnd};
 
 /// Names stacks. Meant for a thread of its own (with the usual 2 MiB of stack): it reads files and may take until its
@@ -41,6 +44,14 @@ impl Symbolizer {
     /// Takes in what was seen of a process: it may have ended since.
     pub fn take(&mut self, glimpse: Glimpse) {
         self.processes.take(glimpse, &mut self.modules, Instant::now());
+    }
+
+    /// A process has mapped code of a file; `file` is that file, unless it was given before.
+    pub fn code(&mut self, pid: u32, code: &Code, file: Option<TargetFile>) {
+        if let Some(file) = file {
+            self.modules.take(Pid(pid), file);
+        }
+        self.processes.code(pid, code, &self.modules);
     }
 
     /// The process runs another program now.

@@ -67,6 +67,16 @@ fn every_large_request_would_be_mapped() {
 }
 
 #[test]
+fn chunks_whose_page_faults_were_counted_tell_how_much_is_touched() {
+    let mut process = raised();
+    let watched = Count { calls: 3, bytes: 12_000_960 };
+    let faults = ChunkFaults { watched, taken: watched.bytes.div_ceil(4096), ..ChunkFaults::default() };
+    process.crossings.as_mut().expect("crossings").faults = Some(faults);
+    // All of these, and three quarters of a third as much.
+    assert!(only(&process).assumptions.contains(&Assumption::TouchedPercent(94)));
+}
+
+#[test]
 fn large_free_chunks_and_a_top_above_the_trim_threshold_would_be_gone() {
     let estimate = only(&raised());
     assert_eq!(estimate.retained.map(|change| change.about), Some(-4_000_320 - (300_000 - 131_072)));
