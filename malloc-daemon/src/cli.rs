@@ -79,6 +79,10 @@ pub struct Serve {
     /// about ten times as much there. `locate` shows which they are, `doctor` the price.
     #[arg(long)]
     pub stepped: bool,
+    /// Part of a process's CPU time that counting its calls may take, in per cent; more is estimated from windows
+    /// of time. 100: no limit [default: 1].
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    pub budget: Option<f64>,
     /// Time between two snapshots [default: 1s].
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub interval: Option<Duration>,
@@ -267,6 +271,11 @@ pub enum Format {
     Text,
     /// The snapshot document.
     Json,
+}
+
+fn parse_percent(word: &str) -> Result<f64, String> {
+    let percent = word.parse::<f64>().ok();
+    percent.filter(|percent| (0.01..=100.0).contains(percent)).ok_or_else(|| "write 0.01 to 100".to_owned())
 }
 
 fn parse_depth(word: &str) -> Result<Depth, String> {

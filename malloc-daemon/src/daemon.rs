@@ -18,7 +18,7 @@ use crate::config::Deep;
 use crate::history::History;
 use crate::host::privileges;
 use crate::http::Readiness;
-use crate::observe::{Observer, Options, Selection, StartError};
+use crate::observe::{Observer, Options, Probing, Selection, StartError};
 use crate::probes::Capacities;
 
 /// Ended processes stay in the answers for a minute: a scrape every 15 s sees each at least three times.
@@ -53,6 +53,10 @@ pub struct Wishes {
     pub interval: Duration,
     /// Where inferences outlive the daemon.
     pub cache_dir: Option<PathBuf>,
+    /// The part of a process's CPU time that its deep probes may take.
+    pub budget: f64,
+    /// Whether programs carry probes at all.
+    pub probing: Probing,
 }
 
 /// The observing thread; stopping it detaches every probe.
@@ -161,6 +165,7 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
             killed_images: KILLED_IMAGES,
             unchanged_ns: UNCHANGED_NS,
         },
+        budget: Some(wishes.budget),
     })?;
     if let Some(path) = &wishes.cache_dir
         && let Err(error) = observer.cache().keep_in(path)
@@ -169,6 +174,7 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
     }
     let keep = if observer.attaches_many() { privileges::Keep::Observing } else { privileges::Keep::Starting };
     privileges::keep_or_say(keep);
+    observer.switch(wishes.probing);
     observer.probe_everything(&|| is_over(&posts.woken))?;
     if is_over(&posts.woken) {
         return Ok(());
@@ -217,6 +223,8 @@ fn change(observer: &mut Observer, wanted: &Wishes) {
     if let Err(error) = observer.deepen(wanted.depth) {
         tracing::warn!(%error, "the new depth is not reached");
     }
+    observer.set_budget(wanted.budget);
+    observer.switch(wanted.probing);
     select(observer, &wanted.deep);
 }
 

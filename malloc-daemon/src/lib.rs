@@ -2,6 +2,7 @@
 
 pub mod aggregate;
 pub mod arenas;
+pub mod budget;
 pub mod cli;
 pub mod collect;
 pub mod command;

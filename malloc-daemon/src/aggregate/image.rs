@@ -15,9 +15,10 @@ use malloc_common::site::{HeapEvent, Role};
 use super::chunks;
 use super::heap::Heap;
 use super::model::{
-    Allocator, Bucket, Count, End, FunctionCount, Funnel, Hits, LossReason, Prices, Process, ProcessId, Sized,
-    SyscallCount, Syscalls, Threshold, ThresholdMode, ThresholdSource,
+    Allocator, Bucket, Count, End, Estimate, FunctionCount, Funnel, Hits, LossReason, Prices, Process, ProcessId,
+    Sized, SyscallCount, Syscalls, Threshold, ThresholdMode, ThresholdSource,
 };
+use crate::budget::{Figure, LevelFigures, Row};
 use crate::collect::RawImage;
 
 /// What the daemon knows of a process besides its counts.
@@ -51,6 +52,19 @@ pub struct Facts {
     pub stepped: Vec<Role>,
     /// CPU time that the image has taken while it was observed, nanoseconds.
     pub cpu_ns: Option<u64>,
+    /// What is known of a process whose deep probes are not attached all the time.
+    pub deep: Option<DeepFigures>,
+    /// They are not now.
+    pub over_budget: bool,
+}
+
+/// Levels that may be measured in windows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeepFigures {
+    /// The public functions.
+    pub call: LevelFigures,
+    /// `_int_malloc`
+    pub arena: LevelFigures,
 }
 
 impl Default for Facts {
@@ -71,6 +85,8 @@ impl Default for Facts {
             faults: false,
             stepped: Vec::new(),
             cpu_ns: None,
+            deep: None,
+            over_budget: false,
         }
     }
 }
@@ -79,6 +95,13 @@ impl Default for Facts {
 pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u64, prices: Option<&Prices>) -> Process {
     let slot = &row.slot;
     let measured = |depth: Depth| facts.depth >= depth && facts.not_measured.iter().all(|(d, _)| *d != depth);
+    let deep = facts.deep.as_ref();
+    let deep_call = deep.map(|deep| &deep.call).filter(|level| level.sum.is_some());
+    let deep_arena = deep.map(|deep| &deep.arena).filter(|level| level.sum.is_some());
+    let functions = measured(Depth::Call).then(|| match deep_call {
+        Some(level) => level.rows.iter().enumerate().filter_map(|(index, figure)| function(index, figure)).collect(),
+        None => functions(row),
+    });
     let told = |o: Origin| told_by_arguments(o) || (measured(Depth::Sysmalloc) && !facts.untold.contains(&o));
     // An image is known whole when its beginning was seen with every probe in place: an exec, or a fork.
     let begun = slot.born == BORN_EXEC || slot.start_ns >= tracking_since_ns;
@@ -99,7 +122,10 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
         from_start: begun && !probed_late,
         // A process found in the middle of its life is counted from then on; one whose beginning was seen but whose
         // probes came later has levels that cover different times.
-        complete: losses.is_empty() && !(begun && probed_late) && !facts.cut_short,
+        complete: losses.is_empty()
+            && !(begun && probed_late)
+            && !facts.cut_short
+            && deep_call.or(deep_arena).is_none(),
         losses,
         ended: match slot.state {
             SLOT_EXITED => Some(End::Exited),
@@ -109,8 +135,13 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
         },
         observed_ms: (if slot.end_ns == 0 { now_ns } else { slot.end_ns }).saturating_sub(slot.first_ns) / 1_000_000,
         funnel: Funnel {
-            call: measured(Depth::Call).then(|| calls(row)),
-            arena: measured(Depth::Arena).then(|| count(row.histogram(Series::Arena))),
+            call: functions.as_deref().map(calls),
+            arena: measured(Depth::Arena).then(|| match deep_arena.and_then(|level| level.rows.first()) {
+                Some(Figure { row, .. }) => Count { calls: row.calls, bytes: row.bytes },
+                None => count(row.histogram(Series::Arena)),
+            }),
+            call_estimate: deep_call.and_then(|level| level.sum).filter(|_| measured(Depth::Call)),
+            arena_estimate: deep_arena.and_then(|level| level.sum).filter(|_| measured(Depth::Arena)),
             sysmalloc: measured(Depth::Sysmalloc).then(|| count(row.histogram(Series::Sysmalloc))),
             brk: told(Origin::BrkGrowth).then(|| origin(slot, Origin::BrkGrowth)),
             mmap: told(Origin::MmapCrossing).then(|| {
@@ -123,8 +154,10 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
                     })
             }),
         },
-        functions: measured(Depth::Call).then(|| functions(row)),
-        arena_sizes: measured(Depth::Arena).then(|| buckets(row.histogram(Series::Arena))),
+        arena_sizes: measured(Depth::Arena).then(|| match deep_arena.and_then(|level| level.rows.first()) {
+            Some(Figure { row, .. }) => filled(&row.buckets),
+            None => buckets(row.histogram(Series::Arena)),
+        }),
         sysmalloc_sizes: measured(Depth::Sysmalloc).then(|| buckets(row.histogram(Series::Sysmalloc))),
         heap_events: (measured(Depth::Sysmalloc) && !facts.told.is_empty()).then(|| {
             let count = |event| facts.told.contains(&event).then(|| counter(slot, Counter::Told(event)));
@@ -134,6 +167,11 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
         heap,
         heap_unread: facts.heap.as_ref().err().cloned(),
         crossings: told(Origin::MmapCrossing).then(|| chunks::crossings(row, &told, facts.faults)),
+        counted_functions: deep_call.filter(|_| functions.is_some()).map(|level| {
+            let counted = level.exact.iter().map(|row| Figure { row: row.clone(), estimate: None, shares_95: None });
+            counted.enumerate().filter_map(|(index, figure)| function(index, &figure)).collect()
+        }),
+        functions,
         syscalls: Syscalls {
             mmap: syscall(row, Syscall::Mmap, &told),
             munmap: syscall(row, Syscall::Munmap, &told),
@@ -142,6 +180,7 @@ pub fn process(row: &RawImage, facts: &Facts, now_ns: u64, tracking_since_ns: u6
             brk_grown_bytes: counter(slot, Counter::BrkGrown),
             brk_shrunk_bytes: counter(slot, Counter::BrkShrunk),
         },
+        over_budget: facts.over_budget,
         cost: prices.map(|prices| prices.cost(hits(row, &facts.stepped), facts.cpu_ns)),
     }
 }
@@ -224,6 +263,8 @@ fn functions(row: &RawImage) -> Vec<FunctionCount> {
             bytes: Some(own.count.bytes),
             failed: Some(failed),
             sizes: Some(own.sizes),
+            estimate: None,
+            shares_95: None,
         }
     });
     let free = FunctionCount {
@@ -232,12 +273,35 @@ fn functions(row: &RawImage) -> Vec<FunctionCount> {
         bytes: None,
         failed: None,
         sizes: None,
+        estimate: None,
+        shares_95: None,
     };
     sized.chain([free]).filter(|f| f.calls != 0 || f.failed.unwrap_or(0) != 0).collect()
 }
 
-fn calls(row: &RawImage) -> Count {
-    functions(row).iter().filter(|f| f.function != Function::Free).fold(Count::default(), |sum, f| Count {
+/// A function from windows; `None` when none of its calls was seen.
+fn function(index: usize, figure: &Figure) -> Option<FunctionCount> {
+    let function = Function::from_index(u8::try_from(index).ok()?)?;
+    let Row { calls, bytes, failed, .. } = &figure.row;
+    let is_free = function == Function::Free;
+    (*calls != 0 || *failed != 0).then(|| FunctionCount {
+        function,
+        calls: *calls,
+        bytes: (!is_free).then_some(*bytes),
+        failed: (!is_free).then_some(*failed),
+        sizes: (!is_free).then(|| filled(&figure.row.buckets)),
+        estimate: figure
+            .estimate
+            .map(|estimate| Estimate { bytes_95: estimate.bytes_95.filter(|_| !is_free), ..estimate }),
+        shares_95: figure.shares_95.as_ref().filter(|_| !is_free).map(|shares| {
+            let held = shares.iter().zip(figure.row.buckets).filter(|(_, calls)| *calls != 0);
+            held.map(|(share, _)| *share).collect()
+        }),
+    })
+}
+
+fn calls(functions: &[FunctionCount]) -> Count {
+    functions.iter().filter(|f| f.function != Function::Free).fold(Count::default(), |sum, f| Count {
         calls: sum.calls + f.calls,
         bytes: sum.bytes.wrapping_add(f.bytes.unwrap_or(0)),
     })
@@ -248,7 +312,11 @@ fn count(histogram: Option<&Histogram>) -> Count {
 }
 
 pub(super) fn buckets(histogram: Option<&Histogram>) -> Vec<Bucket> {
-    let held = histogram.iter().flat_map(|h| h.buckets.iter().enumerate());
+    histogram.map(|histogram| filled(&histogram.buckets)).unwrap_or_default()
+}
+
+fn filled(buckets: &[u64]) -> Vec<Bucket> {
+    let held = buckets.iter().enumerate();
     held.filter(|(_, calls)| **calls != 0)
         .map(|(index, calls)| {
             let (lo, hi) = histogram::bounds(index);

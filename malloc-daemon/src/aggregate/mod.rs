@@ -17,7 +17,7 @@ pub mod model;
 pub mod price;
 pub mod what_if;
 
-pub use image::Facts;
+pub use image::{DeepFigures, Facts};
 use model::{
     Calibration, CrossingStacks, DaemonCost, End, Host, LossReason, Mapping, Probe, Process, ProcessId, Raise,
     Snapshot, Window,

@@ -12,6 +12,7 @@ use super::heap::Heap;
 mod crossings;
 
 pub use super::price::{Calibration, Cost, Hits, Prices};
+pub use crate::budget::Estimate;
 pub use crossings::{ChunkEnds, ChunkFaults, CrossingStacks, Crossings, FaultsTotal, StackShare};
 
 /// Everything the daemon knows at one moment. Immutable; shared with readers behind an `Arc`.
@@ -157,6 +158,8 @@ pub struct Process {
     /// What the allocator's static probes told of its arenas and heaps; `None`: it has none, or they are not
     /// attached. A single event is `None` where the build has no probe for it.
     pub heap_events: Option<Vec<(HeapEvent, Option<u64>)>>,
+    /// Where `functions` are estimates: what was counted exactly of them. Never falls.
+    pub counted_functions: Option<Vec<FunctionCount>>,
     /// The mmap threshold; `None`: never read.
     pub threshold: Option<Threshold>,
     /// Its heap as the daemon last read it from the process's memory; `None`: not read.
@@ -167,6 +170,8 @@ pub struct Process {
     pub crossings: Option<Crossings>,
     /// All system calls of the process by which memory comes and goes.
     pub syscalls: Syscalls,
+    /// All its calls would exceed the budget now: they are counted in windows.
+    pub over_budget: bool,
     /// What observing it costs it, an estimate; `None`: the price of a hit was not measured here.
     pub cost: Option<Cost>,
 }
@@ -235,6 +240,10 @@ pub struct Funnel {
     pub brk: Option<Count>,
     /// Mappings by the allocator: crossings, fallbacks, arena heaps.
     pub mmap: Option<Count>,
+    /// `call` is estimated.
+    pub call_estimate: Option<Estimate>,
+    /// `arena` is estimated.
+    pub arena_estimate: Option<Estimate>,
 }
 
 /// One bucket: inclusive bounds, not cumulative.
@@ -270,6 +279,10 @@ pub struct FunctionCount {
     pub failed: Option<u64>,
     /// Distribution of the bytes requested; `None` for `free`.
     pub sizes: Option<Vec<Bucket>>,
+    /// These are estimates, the distribution too.
+    pub estimate: Option<Estimate>,
+    /// For each of `sizes`: between these lies its part of the calls, millionths, 95 times in 100; `None` as there.
+    pub shares_95: Option<Vec<(u32, u32)>>,
 }
 
 /// The mmap threshold of a process.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use aya::maps::{HashMap, MapData, RingBuf, Stack};
 use malloc_common::abi::{
-    Event, FLIGHT_WORDS, HISTOGRAM_WORDS, Histogram, SERIES, SLOT_FREE, SLOT_LIVE, SLOT_WORDS, SampleRegisters, Slot,
-    sample_from_bytes,
+    Event, FLIGHT_WORDS, HISTOGRAM_WORDS, Histogram, SERIES, SLOT_FREE, SLOT_LIVE, SLOT_WORDS, SampleRegisters, Series,
+    Slot, sample_from_bytes,
 };
 use malloc_common::chunk::{CHUNK_KEY_WORDS, CHUNK_WORDS, Chunk, ChunkKey};
 use malloc_common::loss::LOSSES;
@@ -33,8 +34,8 @@ pub enum CollectError {
 
 /// The maps of a loaded object.
 pub struct BpfCollector {
-    slots: MappedArray,
-    histograms: MappedArray,
+    slots: Arc<MappedArray>,
+    histograms: Arc<MappedArray>,
     lost: MappedArray,
     free_slots: Stack<MapData, u32>,
     free_histograms: Stack<MapData, u32>,
@@ -56,8 +57,8 @@ impl BpfCollector {
             let fd = object.map_fd(name)?.try_clone_to_owned().map_err(|error| CollectError::Mapping(name, error))?;
             Ok(MappedArray::new(fd, rows as usize, words))
         };
-        let slots = map("SLOTS", rows.slots, SLOT_WORDS)?;
-        let histograms = map("HISTOGRAMS", rows.histograms, HISTOGRAM_WORDS)?;
+        let slots = Arc::new(map("SLOTS", rows.slots, SLOT_WORDS)?);
+        let histograms = Arc::new(map("HISTOGRAMS", rows.histograms, HISTOGRAM_WORDS)?);
         // The kernel rounds a row of the mapped array up to eight bytes, and the array to whole pages.
         let lost = map("LOST", LOSSES as u32, 1)?;
         let zero = map("ZERO_FLIGHT", 1, FLIGHT_WORDS)?;
@@ -113,15 +114,10 @@ impl BpfCollector {
         }
     }
 
-    fn image(&self, slot: Slot) -> RawImage {
-        let histograms = slot
-            .series
-            .iter()
-            .enumerate()
-            .filter(|(_, held)| **held != 0)
-            .map(|(index, held)| (index, Histogram::from_words(read(&self.histograms, *held as usize - 1))))
-            .collect();
-        RawImage { slot, histograms }
+    /// The rows, to be read by another thread meanwhile.
+    #[must_use]
+    pub fn rows(&self) -> Rows {
+        Rows { slots: Arc::clone(&self.slots), histograms: Arc::clone(&self.histograms) }
     }
 
     /// Forgets the chunks that ended images had mapped; nobody adds any of theirs. One pass over the table whatever it
@@ -152,6 +148,51 @@ impl BpfCollector {
     }
 }
 
+/// An image with its histograms of the first `series`.
+fn image(histograms: &MappedArray, slot: Slot, series: usize) -> RawImage {
+    let held = slot.series.iter().enumerate().take(series).filter(|(_, held)| **held != 0);
+    let histograms =
+        held.map(|(index, held)| (index, Histogram::from_words(read(histograms, *held as usize - 1)))).collect();
+    RawImage { slot, histograms }
+}
+
+/// The rows of images, for reading one at a time.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    slots: Arc<MappedArray>,
+    histograms: Arc<MappedArray>,
+}
+
+impl Rows {
+    /// The row of the image that a process runs now.
+    #[must_use]
+    pub fn find(&self, pid: u32) -> Option<usize> {
+        (0..self.slots.rows()).find(|index| self.runs(*index, pid))
+    }
+
+    fn runs(&self, index: usize, pid: u32) -> bool {
+        let first = self.slots.row(index).first().map_or(0, |word| word.load(Ordering::Acquire));
+        let [tgid, state] = if cfg!(target_endian = "little") {
+            [first as u32, (first >> 32) as u32]
+        } else {
+            [(first >> 32) as u32, first as u32]
+        };
+        tgid == pid && state == SLOT_LIVE
+    }
+
+    /// The image in a row with what deep probes count of it; `None` when the row is another's now.
+    #[must_use]
+    pub fn deep(&self, index: usize, pid: u32, first_ns: Option<u64>) -> Option<RawImage> {
+        if !self.runs(index, pid) {
+            return None;
+        }
+        let slot = Slot::from_words(read(&self.slots, index));
+        let image = image(&self.histograms, slot, Series::Arena.index() + 1);
+        // The row may have been given to another image meanwhile.
+        (self.runs(index, pid) && first_ns.is_none_or(|ns| ns == image.slot.first_ns)).then_some(image)
+    }
+}
+
 fn read<const N: usize>(array: &MappedArray, index: usize) -> [u64; N] {
     let mut words = [0; N];
     for (word, held) in words.iter_mut().zip(array.row(index)) {
@@ -176,7 +217,7 @@ impl Collector for BpfCollector {
             }
             let series = slot.series;
             let ended = slot.state != SLOT_LIVE;
-            let image = self.image(slot);
+            let image = image(&self.histograms, slot, SERIES);
             if ended && image.mapped_chunks() != 0 {
                 left_chunks.insert((u64::from(slot.tgid), slot.first_ns));
             }

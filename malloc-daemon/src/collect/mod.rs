@@ -7,7 +7,7 @@ mod bpf;
 #[cfg(test)]
 pub mod sim;
 
-pub use bpf::{BpfCollector, CollectError, Events, Samples, boot_ns};
+pub use bpf::{BpfCollector, CollectError, Events, Rows, Samples, boot_ns};
 
 /// Everything the kernel side has counted, at one moment.
 #[derive(Clone, Debug, PartialEq)]

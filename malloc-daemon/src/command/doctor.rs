@@ -204,6 +204,7 @@ fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused, Option<Arc<Calibration>>)
         stepped: true,
         capacities: Capacities::SMALL,
         keep: Keep { ended_ns: 0, ended_images: 0, killed_ns: 0, killed_images: 0, unchanged_ns: 0 },
+        budget: None,
     };
     let mut trials = Vec::new();
     let mut told = |name: &str, answer: Result<String, (String, String)>| {

@@ -111,6 +111,8 @@ fn recording(
     stepped: bool,
 ) -> crate::observe::Options {
     crate::observe::Options {
+        // Asked for by hand, for a while: nothing is left out.
+        budget: None,
         depth,
         selection,
         tracing,

@@ -16,7 +16,7 @@ use crate::history::History;
 use crate::host::privileges::{self, Keep};
 use crate::http::{Access, Api, Limits, Listen, Listener, Readiness, Sources, push, serve};
 use crate::observe::cache::Folder;
-use crate::observe::unix_ms;
+use crate::observe::{Probing, unix_ms};
 use crate::own_memory;
 use crate::report::prometheus::Totals;
 use crate::systemd;
@@ -40,6 +40,8 @@ async fn service(source: Source, loaded: Loaded, cache_dir: Option<PathBuf>) -> 
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
+    let mut off = signal(SignalKind::user_defined1()).context("cannot catch SIGUSR1")?;
+    let mut on = signal(SignalKind::user_defined2()).context("cannot catch SIGUSR2")?;
     let Loaded { config, references } = loaded;
     // The address first: a port that is taken must not cost the observed programs anything.
     let listeners = listeners(&config, references.socket).await?;
@@ -81,6 +83,8 @@ async fn service(source: Source, loaded: Loaded, cache_dir: Option<PathBuf>) -> 
                 _ = interrupt.recv() => return,
                 () = failure(&mut readiness) => return,
                 _ = hangup.recv() => systemd::reloading(|| running.reload()),
+                _ = off.recv() => running.switch(false),
+                _ = on.recv() => running.switch(true),
             }
         }
     };
@@ -129,6 +133,8 @@ fn wishes(config: &Config) -> Wishes {
         stepped: config.stepped,
         interval: config.interval,
         cache_dir: None,
+        budget: config.budget / 100.0,
+        probing: if config.probing { Probing::On } else { Probing::Off },
     }
 }
 
@@ -148,6 +154,13 @@ struct Running {
 }
 
 impl Running {
+    /// Takes all probes out of all programs, or puts them back.
+    fn switch(&mut self, probing: bool) {
+        self.config.probing = probing;
+        let taken = self.observing.change(wishes(&self.config));
+        tracing::warn!(probing, taken, "probing is switched by a signal");
+    }
+
     /// Takes the file over; a bad one changes nothing, and is told.
     fn reload(&mut self) {
         if let Err(why) = self.try_reload() {

@@ -44,6 +44,11 @@ pub struct Config {
     pub faults: bool,
     /// Public functions are probed also where the kernel steps over the probed instruction.
     pub stepped: bool,
+    /// Part of a process's CPU time that counting its calls may take, per cent, 0.01 to 100.
+    #[serde(deserialize_with = "value::percent")]
+    pub budget: f64,
+    /// Whether programs carry probes at all.
+    pub probing: bool,
     /// Processes probed down to `call`.
     pub deep: Deep,
     /// Who may ask, and how many at a time.
@@ -153,6 +158,8 @@ impl Default for Config {
             interval: Duration::from_secs(1),
             faults: false,
             stepped: false,
+            budget: 1.0,
+            probing: true,
             deep: Deep::default(),
             http: Http::default(),
             socket: Socket::default(),

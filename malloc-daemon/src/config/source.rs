@@ -58,6 +58,7 @@ impl Source {
         if line.cache_dir.is_some() {
             config.cache.directory.clone_from(&line.cache_dir);
         }
+        config.budget = line.budget.unwrap_or(config.budget);
         if !line.pid.is_empty() {
             config.deep.pid.clone_from(&line.pid);
         }

@@ -70,6 +70,16 @@ pub fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf
     }
 }
 
+/// A part of a hundred.
+pub fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let percent = f64::deserialize(deserializer)?;
+    if (0.01..=100.0).contains(&percent) {
+        Ok(percent)
+    } else {
+        Err(D::Error::custom(format!("{percent} is no budget: write 0.01 to 100, in per cent")))
+    }
+}
+
 /// A word; the empty one is none.
 pub fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     String::deserialize(deserializer).map(|text| Some(text).filter(|text| !text.is_empty()))

@@ -104,7 +104,11 @@ impl Figures {
     pub fn of(process: &Process) -> Self {
         let mut figures = Self::NONE;
         let funnel = &process.funnel;
-        let frees = process.functions.as_ref().map(|functions| {
+        // What is estimated may fall when more is known: it is no counter, and not in the history.
+        let counted = |count: Option<Count>, is_estimated: bool| count.filter(|_| !is_estimated);
+        let call = counted(funnel.call, funnel.call_estimate.is_some());
+        let arena = counted(funnel.arena, funnel.arena_estimate.is_some());
+        let frees = process.functions.as_ref().filter(|_| funnel.call_estimate.is_none()).map(|functions| {
             let frees = functions.iter().filter(|f| f.function == malloc_common::function::Function::Free);
             frees.map(|f| f.calls).sum::<u64>()
         });
@@ -113,10 +117,10 @@ impl Figures {
         let system = &process.syscalls;
         let pairs = |count: Option<Count>| [count.map(|c| c.calls), count.map(|c| c.bytes)];
         let calls = [&system.mmap, &system.munmap, &system.mremap].map(|s| [s.calls, s.failed, s.bytes].map(Some));
-        let values = pairs(funnel.call)
+        let values = pairs(call)
             .into_iter()
             .chain([frees])
-            .chain([funnel.arena, funnel.sysmalloc, funnel.brk, funnel.mmap, crossings].into_iter().flat_map(pairs))
+            .chain([arena, funnel.sysmalloc, funnel.brk, funnel.mmap, crossings].into_iter().flat_map(pairs))
             .chain([
                 threshold.map(|t| t.raises),
                 threshold.map(|t| t.bytes),

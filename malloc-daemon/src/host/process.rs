@@ -229,6 +229,11 @@ fn children_listed(pid: Pid) -> Result<Option<Vec<Pid>>, HostError> {
     Ok(Some(children))
 }
 
+/// Thread ids of a process, none when it is gone.
+pub fn threads(pid: Pid) -> impl Iterator<Item = u32> {
+    numbers_in(&path_of(pid, "task")).ok().flatten().unwrap_or_default().into_iter().map(|thread| thread.0)
+}
+
 fn children_by_parent(pid: Pid) -> Result<Vec<Pid>, HostError> {
     let is_child = |child: &Pid| matches!(stat(*child), Ok(Some(stat)) if stat.parent == pid);
     Ok(pids()?.into_iter().filter(is_child).collect())

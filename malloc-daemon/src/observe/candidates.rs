@@ -4,7 +4,8 @@ use malloc_common::abi::Origin;
 use malloc_common::depth::Depth;
 use malloc_common::site::HeapEvent;
 
-use super::files::{Files, ProbedFile, is_the_probe_of};
+use super::files::{Files, ProbedFile};
+use super::programs::is_the_probe_of;
 use crate::host::file::FileKey;
 use crate::targets::AllocatorKind;
 

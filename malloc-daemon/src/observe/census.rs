@@ -254,7 +254,7 @@ impl Census {
             facts.cgroup.clone_from(&reading.cgroup);
         }
         if let Some(probed) = allocator.and_then(|key| files.get(&key)) {
-            let (measured, since_ns, not_measured) = probed.measures(id.pid);
+            let (measured, since_ns, not_measured) = probed.measures(id.pid, files.off.as_deref());
             let mut described = probed.allocator();
             if let Some(reading) = reading.filter(|r| !r.also_mapped.is_empty() || !r.in_front.is_empty()) {
                 let others = reading.also_mapped.iter().filter_map(|key| files.get(key)).map(ProbedFile::summary);
@@ -277,10 +277,14 @@ impl Census {
             facts.untold = probed.untold();
             facts.stepped = probed.stepped();
             facts.told = probed.told();
+            facts.cut_short |= files.off.is_some() || slot.first_ns < files.interrupted_ns;
+            if let (Some(windows), None) = (&files.windows, &files.off) {
+                windows.describe(row, &mut facts);
+            }
         } else if counted {
             // Which of the files it used is not known: a level is told only if each of them has it.
             let candidates = Candidates::of(files, seen, slot.threshold_ns != 0);
-            facts.depth = depth;
+            facts.depth = if files.off.is_some() { Depth::Syscall } else { depth };
             facts.not_measured = candidates.unmeasured_by_any(depth);
             facts.untold = candidates.untold_by_any();
             facts.told = candidates.told_by_all();

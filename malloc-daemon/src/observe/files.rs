@@ -5,21 +5,21 @@ use std::sync::Arc;
 
 use malloc_common::abi::Origin;
 use malloc_common::depth::Depth;
-use malloc_common::function::Function;
 use malloc_common::site::{HeapEvent, Role};
 
 use super::cache::Cache;
 use super::census::Serving;
 use super::described::described;
 use super::disused::{InUse, Mapped};
-use super::programs::programs;
+use super::programs::is_the_probe_of;
 use super::shapes::Shapes;
+use super::windows::Windows;
 use crate::aggregate::model::{Allocator, Probe, Verdict};
 use crate::arenas::{Links, Place};
 use crate::collect::boot_ns;
 use crate::host::file::{FileKey, Root, TargetFile};
 use crate::host::maps::Device;
-use crate::probes::{Attached, BLANK_VARIABLE, FileProbes, Object, Scope, attach_file};
+use crate::probes::{Attached, Object, Scope};
 use crate::targets::decode::Execution;
 use crate::targets::{ElfError, Hook, Located};
 
@@ -57,25 +57,27 @@ pub enum FileRefused {
 
 /// Probes of one scope on one file.
 #[derive(Debug)]
-struct Attachment {
-    scope: Scope,
-    depth: Depth,
-    since_ns: u64,
-    sites: usize,
-    links: Option<Attached>,
-    broken: Option<String>,
+pub(super) struct Attachment {
+    pub(super) scope: Scope,
+    pub(super) depth: Depth,
+    pub(super) since_ns: u64,
+    pub(super) sites: usize,
+    pub(super) links: Option<Attached>,
+    /// Links of its deep probes are held by [`Windows`].
+    pub(super) budgeted: bool,
+    pub(super) broken: Option<String>,
 }
 
 /// A file with an allocator in it.
 #[derive(Debug)]
 pub struct ProbedFile {
-    file: TargetFile,
+    pub(super) file: TargetFile,
     /// What was found in it.
     pub located: Located,
     /// How it is described to users.
     described: Arc<Allocator>,
-    attachments: Vec<Attachment>,
-    overwritten: bool,
+    pub(super) attachments: Vec<Attachment>,
+    pub(super) overwritten: bool,
     /// As what it was seen mapped: under each overlay mount by another device. Empty: it was probed by its path.
     places: HashSet<Mapped>,
     /// When it was last seen mapped.
@@ -108,7 +110,7 @@ pub enum Known {
 /// All files that carry probes.
 #[derive(Debug, Default)]
 pub struct Files {
-    probed: BTreeMap<FileKey, ProbedFile>,
+    pub(super) probed: BTreeMap<FileKey, ProbedFile>,
     /// Dear probes are attached, too: see [`Located::leave_stepped`].
     stepped: bool,
     /// Mapped files that were looked at.
@@ -123,15 +125,22 @@ pub struct Files {
     unsettled: HashSet<(u64, u64)>,
     /// What was found in files before.
     pub cache: Cache,
+    /// Keeps the probes of single processes within their budget, where there is one.
+    pub windows: Option<Windows>,
+    /// Why nothing is attached, while everything is switched off.
+    pub off: Option<String>,
+    /// When everything was switched off last, nanoseconds since boot: what lived then has a gap in its counts.
+    pub interrupted_ns: u64,
 }
 
 /// Mapped inodes remembered at most; past that the memory starts anew. 65,536 x 160 bytes = 10 MiB.
 const INODES: usize = 65_536;
 
 impl Files {
-    /// No file yet; `stepped`: dear probes are attached, too.
-    pub fn new(stepped: bool) -> Self {
-        Self { stepped, ..Self::default() }
+    /// No file yet; `stepped`: dear probes are attached, too; `windows` keeps the probes of single processes within their
+    /// budget.
+    pub fn new(stepped: bool, windows: Option<Windows>) -> Self {
+        Self { stepped, windows, ..Self::default() }
     }
 
     /// What a mapped inode is known to be.
@@ -261,21 +270,12 @@ impl Files {
         let mut deeper = Vec::new();
         if scope == Scope::AllProcesses {
             deeper = probed.attachments.iter().filter(|a| a.scope != scope).map(|a| (a.scope, a.depth)).collect();
-            probed.attachments.retain(|a| a.scope == scope);
+            probed.give_way(self.windows.as_ref());
         }
-        probed.attach(object, scope, covered, depth);
+        let switches = (self.windows.as_ref(), self.off.is_some());
+        probed.attach(object, scope, (covered, depth), switches);
         for (scope, deeper) in deeper.into_iter().filter(|(_, deeper)| *deeper > depth) {
-            probed.attach(object, scope, depth, deeper);
-        }
-    }
-
-    /// Lets go of probes that count for a process that ended.
-    pub fn release(&mut self, is_gone: &dyn Fn(u32) -> bool) {
-        for probed in self.probed.values_mut() {
-            probed.attachments.retain(|a| match a.scope {
-                Scope::AllProcesses => true,
-                Scope::Process(pid) => !is_gone(pid),
-            });
+            probed.attach(object, scope, (depth, deeper), switches);
         }
     }
 
@@ -284,6 +284,7 @@ impl Files {
     pub fn check_overwritten(&mut self) {
         for probed in self.probed.values_mut().filter(|probed| !probed.overwritten) {
             if probed.file.has_changed().unwrap_or(false) {
+                probed.give_way(self.windows.as_ref());
                 probed.attachments.clear();
                 probed.overwritten = true;
             }
@@ -300,7 +301,11 @@ impl Files {
                     Scope::AllProcesses => String::new(),
                     Scope::Process(pid) => format!(" of process {pid}"),
                 };
-                let verdict = a.broken.clone().map_or(Verdict::Attached, Verdict::Broken);
+                let verdict = match (&a.broken, &self.off) {
+                    (Some(why), _) => Verdict::Broken(why.clone()),
+                    (None, Some(why)) => Verdict::Unsupported(why.clone()),
+                    (None, None) => Verdict::Attached,
+                };
                 all.push(Probe { name: format!("{path}{whom} ({} sites)", a.sites), depth: a.depth, verdict });
             }
             for missing in &probed.located.missing {
@@ -328,7 +333,7 @@ impl Files {
 
     /// How many sites are attached.
     pub fn sites(&self) -> usize {
-        self.probed.values().flat_map(|p| &p.attachments).filter(|a| a.links.is_some()).count()
+        self.probed.values().flat_map(|p| &p.attachments).filter(|a| a.links.is_some() || a.budgeted).count()
     }
 }
 
@@ -339,28 +344,9 @@ impl ProbedFile {
     }
 
     /// How deep the probes of a scope go.
-    fn attached(&self, scope: Scope) -> Depth {
+    pub(super) fn attached(&self, scope: Scope) -> Depth {
         let depths = self.attachments.iter().filter(|a| a.scope == scope).map(|a| a.depth);
         depths.max().unwrap_or(Depth::Syscall)
-    }
-
-    fn attach(&mut self, object: &mut Object, scope: Scope, covered: Depth, depth: Depth) {
-        let hooks = || self.located.hooks.iter().filter(|hook| hook.depth > covered && hook.depth <= depth);
-        let mut programs = programs(hooks());
-        if object.blank {
-            let sites = programs.drain(..).flat_map(|(_, sites)| sites).collect();
-            programs.push(("blank", sites));
-        }
-        let probes = FileProbes { file: self.file.attach_path(), programs, scope };
-        let sites = hooks().count();
-        let (links, broken) = match attach_file(object, &probes) {
-            Ok(links) => (Some(links), None),
-            Err(error) => (None, Some(error.to_string())),
-        };
-        // What is not counted is not measured.
-        let broken =
-            broken.or_else(|| object.blank.then(|| format!("{BLANK_VARIABLE} is set: its probes count nothing")));
-        self.attachments.push(Attachment { scope, depth, since_ns: boot_ns(), sites, links, broken });
     }
 
     /// Whether no program that starts now will find it as it was.
@@ -373,8 +359,13 @@ impl ProbedFile {
         self.overwritten
     }
 
-    /// How deep a process that uses this file is probed, since when, and what of that is not measured.
-    pub fn measures(&self, pid: u32) -> (Depth, u64, Vec<(Depth, String)>) {
+    /// How deep a process that uses this file is probed, since when, and what of that is not measured. `off`: why nothing
+    /// is attached.
+    pub fn measures(&self, pid: u32, off: Option<&str>) -> (Depth, u64, Vec<(Depth, String)>) {
+        if let Some(why) = off {
+            let levels = [Depth::Sysmalloc, Depth::Arena, Depth::Call].map(|level| (level, why.to_owned()));
+            return (Depth::Syscall, 0, levels.to_vec());
+        }
         if self.overwritten {
             let why = "its libc was overwritten in place";
             let levels = [Depth::Sysmalloc, Depth::Arena, Depth::Call].map(|level| (level, why.to_owned()));
@@ -458,14 +449,5 @@ impl ProbedFile {
             links: located.version().and_then(Links::of_version),
             code: address,
         })
-    }
-}
-
-pub fn is_the_probe_of(role: Role, level: Depth) -> bool {
-    match level {
-        Depth::Syscall => false,
-        Depth::Sysmalloc => role == Role::Sysmalloc,
-        Depth::Arena => role == Role::Arena,
-        Depth::Call => role == Role::Call(Function::Malloc),
     }
 }

@@ -1,9 +1,11 @@
 //! Puts the parts together: loads, attaches, follows processes, collects. One owner, one thread.
 
+mod attaching;
 pub mod cache;
 mod calibrate;
 mod candidates;
 mod census;
+mod changes;
 mod cpu;
 mod described;
 mod disused;
@@ -18,12 +20,14 @@ mod programs;
 mod selected;
 mod serving;
 mod shapes;
+mod subject;
 mod threshold;
+mod windows;
 
 pub use calibrate::own_file_offset;
 pub use files::{FileRefused, PROBED_FILES};
 pub use observer::Observer;
-pub use options::{Options, Selection, StartError};
+pub use options::{Options, Probing, Selection, StartError};
 
 /// Milliseconds since 1970.
 #[must_use]

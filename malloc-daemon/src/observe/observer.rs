@@ -23,6 +23,7 @@ use super::naming::Naming;
 use super::options::{Options, Selection, StartError};
 use super::selected::Selected;
 use super::serving::{may_serve, serving};
+use super::windows::{Windows, share};
 use super::{threshold, unix_ms};
 use crate::aggregate::incidents::{Incidents, StackId};
 use crate::aggregate::model::{Calibration, Host, NANOSECONDS_PER_TICK, Probe, Snapshot, Stack, Verdict};
@@ -73,7 +74,7 @@ pub struct Observer {
     incidents: Incidents,
     collector: BpfCollector,
     targets: Targets,
-    object: Object,
+    pub(super) object: Object,
     log: Option<KernelLog>,
     pub(super) census: Census,
     heaps: Heaps,
@@ -153,6 +154,8 @@ impl Observer {
         let limits = if options.selection == Selection::Everything { Limits::lean() } else { Limits::default() };
         let naming = Naming::start(limits).map_err(StartError::Thread)?;
         let collector = BpfCollector::new(&mut object)?;
+        let cpus = u32::try_from(kernel.online_cpus).unwrap_or(u32::MAX);
+        let windows = Windows::of(&object, &collector, share(options.budget, &calibration, cpus))?;
         let lifecycle = probes::attach_processes(&mut object)?;
         let syscalls = probes::attach_syscalls(&mut object, probes::SYSCALLS)?;
         let mut notes = Vec::new();
@@ -163,8 +166,8 @@ impl Observer {
         let faults = if options.faults { faults::attach(&mut object, &mut notes) } else { None };
         Ok(Self {
             options,
-            files: Files::new(options.stepped),
             disused: Disused::start().map_err(StartError::Thread)?,
+            files: Files::new(options.stepped, windows),
             lifecycle,
             syscalls,
             faults,
@@ -182,7 +185,7 @@ impl Observer {
             tracking_since_ns: boot_ns(),
             window_since_ns: boot_ns(),
             follows: options.selection == Selection::Everything,
-            host: Host { kernel: kernel.release, cpus: u32::try_from(kernel.online_cpus).unwrap_or(u32::MAX) },
+            host: Host { kernel: kernel.release, cpus },
             looks: VecDeque::new(),
             overwritten_checked_ns: boot_ns(),
             deep: HashMap::new(),

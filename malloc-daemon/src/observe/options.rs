@@ -16,6 +16,16 @@ pub enum Selection {
     Chosen,
 }
 
+/// Whether programs carry probes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Probing {
+    /// As deep as asked for.
+    #[default]
+    On,
+    /// Not at all: system calls alone are counted.
+    Off,
+}
+
 /// What to observe and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -33,6 +43,8 @@ pub struct Options {
     pub capacities: Capacities,
     /// How long ended processes stay.
     pub keep: Keep,
+    /// The part of a process's CPU time that its deep probes may take; `None`: whatever they take.
+    pub budget: Option<f64>,
 }
 
 /// Why nothing can be observed.

@@ -1,9 +1,21 @@
-//! Which kernel program serves which hook of a file.
+//! Which program serves which hook, and which hook measures a level.
 
+use malloc_common::depth::Depth;
+use malloc_common::function::Function;
 use malloc_common::site::Role;
 
 use crate::probes::Site;
 use crate::targets::Hook;
+
+/// Whether a probe of that role is what a level is measured by.
+pub fn is_the_probe_of(role: Role, level: Depth) -> bool {
+    match level {
+        Depth::Syscall => false,
+        Depth::Sysmalloc => role == Role::Sysmalloc,
+        Depth::Arena => role == Role::Arena,
+        Depth::Call => role == Role::Call(Function::Malloc),
+    }
+}
 
 /// Hooks by the program that serves them. Branches come first and transfers before calls: an entry that is counted
 /// while the probe on the branch before it is not there yet would count twice.

@@ -1,5 +1,6 @@
 //! Attaches loaded programs; dropping what it returns detaches them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, OwnedFd};
@@ -87,7 +88,7 @@ pub enum Attached {
 /// See [`AttachError`]; what was attached before the error is detached.
 pub fn attach_file(object: &mut Object, probes: &FileProbes) -> Result<Attached, AttachError> {
     touch(probes);
-    if object.multi.is_empty() { attach_single(object, probes) } else { attach_multi(object, probes) }
+    if object.multi.is_empty() { attach_single(object, probes) } else { attach_multi(&object.multi, probes) }
 }
 
 /// Reads one byte of every page that gets a probe: a probe that goes into a page that is not in the page cache
@@ -105,14 +106,73 @@ fn uprobe_error(program: &str, file: &Path, error: impl Into<Box<dyn std::error:
     AttachError::Uprobe { program: program.to_owned(), file: file.display().to_string(), error: error.into() }
 }
 
-fn attach_multi(object: &Object, probes: &FileProbes) -> Result<Attached, AttachError> {
+/// The programs whose links hold many sites, for a thread that attaches and detaches by itself.
+#[derive(Debug)]
+pub struct MultiPrograms(BTreeMap<&'static str, OwnedFd>);
+
+impl MultiPrograms {
+    /// Of a loaded object; `None` where the kernel has no such links.
+    #[must_use]
+    pub fn of(object: &Object) -> Option<Self> {
+        let fds = object.multi.iter().map(|(name, fd)| Some((*name, fd.try_clone().ok()?)));
+        fds.collect::<Option<BTreeMap<_, _>>>().filter(|programs| !programs.is_empty()).map(Self)
+    }
+
+    /// Attaches the probes of one file.
+    ///
+    /// # Errors
+    ///
+    /// See [`AttachError`]; what was attached before the error is detached.
+    pub fn attach(&self, probes: &FileProbes) -> Result<Attached, AttachError> {
+        attach_multi(&self.0, probes)
+    }
+}
+
+/// Links detached at one time: each waits for the kernel's readers, about 30 ms for a link with many sites and 100 ms for
+/// one with a single site (Linux 6.18), and the waits overlap.
+const DETACHERS: usize = 32;
+
+/// Detaches many links together; those of one file one after the other, the last that was attached first.
+pub fn detach_all(attached: Vec<Attached>) {
+    let mut files: Vec<Vec<Link>> = Vec::new();
+    let mut rest = Vec::new();
+    for one in attached {
+        match one {
+            Attached::Multi(links) => files.push(links.into_iter().map(Link::Multi).collect()),
+            Attached::Single(links) => files.extend(links.into_iter().map(|link| vec![Link::Single(link)])),
+            other => rest.push(other),
+        }
+    }
+    let each = files.len().div_ceil(DETACHERS).max(1);
+    std::thread::scope(|scope| {
+        while !files.is_empty() {
+            let mut some = files.split_off(files.len().saturating_sub(each));
+            let detach = move || {
+                for links in &mut some {
+                    while links.pop().is_some() {}
+                }
+            };
+            // Without a thread it is done here.
+            let _ = std::thread::Builder::new().name("detach".to_owned()).spawn_scoped(scope, detach);
+        }
+    });
+    drop(rest);
+}
+
+#[allow(dead_code, reason = "held for their drop")]
+enum Link {
+    Multi(OwnedFd),
+    Single(UProbeLink),
+}
+
+fn attach_multi(programs: &BTreeMap<&'static str, OwnedFd>, probes: &FileProbes) -> Result<Attached, AttachError> {
     let pid = match probes.scope {
         Scope::AllProcesses => None,
         Scope::Process(pid) => Some(pid),
     };
     let mut links = Vec::new();
     for (name, sites) in probes.programs.iter().filter(|(_, sites)| !sites.is_empty()) {
-        let program = object.multi.get(name).ok_or_else(|| AttachError::NoProgram((*name).to_owned()))?;
+        let program = programs.get(name).ok_or_else(|| AttachError::NoProgram((*name).to_owned()))?;
         let link = attach_multi_uprobe(program.as_fd(), &probes.file, sites, pid)
             .map_err(|error| uprobe_error(name, &probes.file, error))?;
         links.push(link);

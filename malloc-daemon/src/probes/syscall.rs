@@ -104,6 +104,36 @@ pub fn attach_multi_uprobe(
     bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 
+/// CPU time of a process since its start, all its threads together, nanoseconds; `None` when there is no such process.
+/// Time of threads that run on other processors is as old as their last tick, unless they are asked one by one before.
+#[must_use]
+pub fn process_cpu_ns(pid: u32) -> Option<u64> {
+    /// `CPUCLOCK_SCHED` in the lowest three bits of a clock of a process.
+    const PROCESS: i32 = 2;
+    clock_ns(pid, PROCESS)
+}
+
+/// CPU time of one thread, nanoseconds, up to now.
+#[must_use]
+pub fn thread_cpu_ns(tid: u32) -> Option<u64> {
+    /// `CPUCLOCK_SCHED | CPUCLOCK_PERTHREAD_MASK`
+    const THREAD: i32 = 6;
+    clock_ns(tid, THREAD)
+}
+
+/// The kernel encodes the clocks of a process or thread as `!id << 3 | kind` (include/linux/posix-timers.h).
+fn clock_ns(id: u32, kind: i32) -> Option<u64> {
+    let clock = (!id.cast_signed() << 3) | kind;
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel checks the clock and writes one timespec.
+    let refused = unsafe { libc::clock_gettime(clock, &raw mut now) } != 0;
+    if refused {
+        None
+    } else {
+        Some(u64::try_from(now.tv_sec).ok()? * 1_000_000_000 + u64::try_from(now.tv_nsec).ok()?)
+    }
+}
+
 /// Rows that are mapped together: 512 rows of any number of words are whole pages (512 x 8 = 4,096 bytes).
 const WINDOW_ROWS: usize = 512;
 

@@ -149,6 +149,23 @@ impl Page {
                 }
             }
         }
+        let help =
+            "Estimated calls of processes over the budget of deep probing, of those that run; not in malloc_calls";
+        let mut metric = encoder.encode_descriptor("malloc_calls_estimated", help, None, MetricType::Gauge)?;
+        for (name, figures) in self.sums.names() {
+            for (function, calls) in function::ALL.into_iter().zip(figures.estimated) {
+                if let Some(calls) = calls {
+                    gauge(&mut metric, &[(self.label, name), ("function", function.name())], calls)?;
+                }
+            }
+        }
+        let help = "Part of the time in which the calls of these are counted, the least of those that run";
+        let mut metric = encoder.encode_descriptor("malloc_calls_coverage_ratio", help, None, MetricType::Gauge)?;
+        for (name, figures) in self.sums.names() {
+            if let Some(ppm) = figures.coverage_ppm {
+                ConstGauge::new(f64::from(ppm) / 1e6).encode(metric.encode_family(&[(self.label, name)])?)?;
+            }
+        }
         Ok(())
     }
 

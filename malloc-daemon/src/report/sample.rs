@@ -43,12 +43,24 @@ pub(crate) fn sqlite() -> Process {
             sysmalloc: Some(Count { calls: 164, bytes: 22_123_456 }),
             brk: Some(Count { calls: 163, bytes: 22_032_384 }),
             mmap: Some(Count { calls: 1, bytes: 1_052_672 }),
+            call_estimate: None,
+            arena_estimate: None,
         },
+        counted_functions: None,
+        over_budget: false,
         functions: Some(vec![
             sized(Function::Malloc, 0, &[(16, 200_000), (24, 120_000), (100, 250_000), (1024, 48_396), (1 << 20, 1)]),
             sized(Function::Realloc, 2, &[(64, 20), (4096, 7)]),
             sized(Function::Memalign, 0, &[(64, 3)]),
-            FunctionCount { function: Function::Free, calls: 617_001, bytes: None, failed: None, sizes: None },
+            FunctionCount {
+                function: Function::Free,
+                calls: 617_001,
+                bytes: None,
+                failed: None,
+                sizes: None,
+                estimate: None,
+                shares_95: None,
+            },
         ]),
         arena_sizes: Some(buckets(&[(1024, 18_145), (1 << 20, 1)])),
         sysmalloc_sizes: Some(buckets(&[(1040, 163), (1_048_592, 1)])),
@@ -238,6 +250,8 @@ fn sized(function: Function, failed: u64, values: &[(u64, u64)]) -> FunctionCoun
         bytes: Some(values.iter().map(|(value, calls)| value * calls).sum()),
         failed: Some(failed),
         sizes: Some(buckets(values)),
+        estimate: None,
+        shares_95: None,
     }
 }
 

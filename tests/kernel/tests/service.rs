@@ -39,7 +39,7 @@ impl Configured {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("config.toml");
         std::fs::write(&file, text).expect("written");
-        let serving = Serving::start(&["--config", file.to_str().expect("a path in UTF-8")]);
+        let serving = Serving::start(&["--budget", "100", "--config", file.to_str().expect("a path in UTF-8")]);
         Configured { serving, file, _folder: folder }
     }
 

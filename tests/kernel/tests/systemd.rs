@@ -17,7 +17,9 @@ const ROUNDS: u64 = 1000;
 
 /// The cheapest probes for all, so that a start is quick, and all of them for the victim.
 fn configuration(address: &str, interval: &str) -> String {
-    format!("listen = ['{address}']\ndepth = 'syscall'\ninterval = '{interval}'\n[deep]\ncomm = ['busy']\n")
+    format!(
+        "listen = ['{address}']\ndepth = 'syscall'\ninterval = '{interval}'\nbudget = 100\n[deep]\ncomm = ['busy']\n"
+    )
 }
 
 fn free_address() -> String {

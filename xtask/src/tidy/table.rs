@@ -13,6 +13,7 @@ pub const PURE: &[&str] = &[
     "malloc-daemon/src/history/row.rs",
     "malloc-daemon/src/history/tiers.rs",
     "malloc-daemon/src/history/time.rs",
+    "malloc-daemon/src/budget/",
     "malloc-daemon/src/probes/verdict.rs",
     "malloc-daemon/src/report.rs",
     "malloc-daemon/src/report/",

@@ -45,6 +45,8 @@ fn function(function: Function, sizes: &[(u64, u64)]) -> FunctionCount {
         bytes: Some(sizes.iter().map(|(size, calls)| size * calls).sum()),
         failed: Some(0),
         sizes: Some(sample::buckets(sizes)),
+        estimate: None,
+        shares_95: None,
     }
 }
 

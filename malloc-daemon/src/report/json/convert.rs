@@ -10,8 +10,8 @@ use super::document::{ByOrigin, Text};
 use super::heap;
 use super::meaning;
 use crate::aggregate::model::{
-    Allocator, Bucket, ChunkFaults, Count, Crossings, End, FunctionCount, Funnel, Host, LossReason, Process, Snapshot,
-    SyscallCount, Syscalls, Threshold, ThresholdMode, ThresholdSource, Window,
+    Allocator, Bucket, ChunkFaults, Count, Crossings, End, Estimate, FunctionCount, Funnel, Host, LossReason, Process,
+    Snapshot, SyscallCount, Syscalls, Threshold, ThresholdMode, ThresholdSource, Window,
 };
 
 pub(super) fn host(host: &Host) -> doc::Host<'_> {
@@ -149,10 +149,24 @@ fn count(count: Count) -> doc::Count {
     doc::Count { calls: count.calls, bytes: count.bytes }
 }
 
+fn level(count: Count, estimated: Option<Estimate>) -> doc::Level {
+    doc::Level { calls: count.calls, bytes: count.bytes, estimate: estimated.map(estimate) }
+}
+
+fn estimate(estimate: Estimate) -> doc::Estimate {
+    let pair = |(low, high)| [low, high];
+    doc::Estimate {
+        estimated: true,
+        coverage: f64::from(estimate.coverage_ppm) / 1e6,
+        interval_95: estimate.calls_95.map(pair),
+        bytes_interval_95: estimate.bytes_95.map(pair),
+    }
+}
+
 fn funnel(funnel: &Funnel) -> doc::Funnel {
     doc::Funnel {
-        call: funnel.call.map(count),
-        arena: funnel.arena.map(count),
+        call: funnel.call.map(|count| level(count, funnel.call_estimate)),
+        arena: funnel.arena.map(|count| level(count, funnel.arena_estimate)),
         sysmalloc: funnel.sysmalloc.map(count),
         brk: funnel.brk.map(count),
         mmap: funnel.mmap.map(count),
@@ -166,8 +180,17 @@ fn buckets(buckets: &[Bucket]) -> Vec<doc::Bucket> {
             lo: bucket.lo,
             hi: (bucket.hi != u64::MAX).then_some(bucket.hi),
             calls: bucket.calls,
+            share_interval_95: None,
         })
         .collect()
+}
+
+fn sizes(counted: &FunctionCount) -> Option<Vec<doc::Bucket>> {
+    let mut sizes = counted.sizes.as_deref().map(buckets)?;
+    for (bucket, (low, high)) in sizes.iter_mut().zip(counted.shares_95.iter().flatten()) {
+        bucket.share_interval_95 = Some([f64::from(*low) / 1e6, f64::from(*high) / 1e6]);
+    }
+    Some(sizes)
 }
 
 fn function<'a>(counted: &'a FunctionCount, allocator: Option<&'a Allocator>) -> doc::Function<'a> {
@@ -179,7 +202,8 @@ fn function<'a>(counted: &'a FunctionCount, allocator: Option<&'a Allocator>) ->
         calls: counted.calls,
         failed: counted.failed,
         bytes: counted.bytes,
-        sizes: counted.sizes.as_deref().map(buckets),
+        sizes: sizes(counted),
+        estimate: counted.estimate.map(estimate),
     }
 }
 

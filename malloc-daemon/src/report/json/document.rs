@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 mod cost;
 mod crossings;
 
+pub use super::estimate::{Bucket, Estimate, Level};
 pub use cost::{ByDepth, Calibration, Cost, Daemon, HitPrices};
 pub use crossings::{ChunkFaults, Crossings};
 
@@ -334,26 +335,15 @@ pub struct Count {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Funnel {
     /// Outermost calls that request bytes.
-    pub call: Option<Count>,
+    pub call: Option<Level>,
     /// Entries of `_int_malloc`.
-    pub arena: Option<Count>,
+    pub arena: Option<Level>,
     /// Entries of `sysmalloc`.
     pub sysmalloc: Option<Count>,
     /// Heap growth.
     pub brk: Option<Count>,
     /// Mappings by the allocator.
     pub mmap: Option<Count>,
-}
-
-/// One bucket of a histogram, inclusive and not cumulative.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Bucket {
-    /// Lowest value.
-    pub lo: u64,
-    /// Highest value; `null`: no bound. (2^64 - 1 would not survive a reader that keeps numbers as doubles.)
-    pub hi: Option<u64>,
-    /// How many values.
-    pub calls: u64,
 }
 
 /// One public function.
@@ -371,6 +361,9 @@ pub struct Function<'a> {
     pub bytes: Option<u64>,
     /// Their distribution; `null` for `free`.
     pub sizes: Option<Vec<Bucket>>,
+    /// How sure all of that is; nothing: they were counted.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
 }
 
 /// The mmap threshold.

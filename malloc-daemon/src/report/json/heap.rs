@@ -85,6 +85,7 @@ fn arena(arena: &heap::Arena) -> Arena {
             lo: sizes.lo,
             hi: (sizes.hi != u64::MAX).then_some(sizes.hi),
             calls: sizes.chunks,
+            share_interval_95: None,
         };
         buckets.map(bucket).collect()
     };

@@ -3,6 +3,7 @@
 mod convert;
 mod cost;
 pub mod document;
+mod estimate;
 mod health;
 pub mod heap;
 pub mod history;

@@ -33,6 +33,10 @@ pub(super) struct Figures {
     pub cost_ns: Option<u64>,
     /// Bytes; a gauge.
     pub threshold: Option<u64>,
+    /// Calls by function where they are estimated, of those that run; gauges.
+    pub estimated: [Option<u64>; FUNCTIONS],
+    /// The least part of the time that is counted of those; a gauge.
+    pub coverage_ppm: Option<u32>,
 }
 
 /// Bytes requested; the last bucket has no bound.
@@ -47,7 +51,9 @@ impl Figures {
     pub(super) fn of(process: &Process) -> Self {
         let mut figures = Self::default();
         let s = &process.syscalls;
-        for function in process.functions.iter().flatten() {
+        // An estimate may fall when more is known: a counter takes what was counted.
+        let counted = process.counted_functions.as_ref().or(process.functions.as_ref());
+        for function in counted.into_iter().flatten() {
             let index = function.function as usize;
             put(&mut figures.calls, index, Some(function.calls));
             if let (Some(sizes), Some(requests)) = (&function.sizes, figures.requests.get_mut(index)) {
@@ -63,17 +69,44 @@ impl Figures {
         figures.cost_ns = process.cost.map(|cost| cost.ns());
         figures.raises = process.threshold.map(|threshold| threshold.raises);
         figures.threshold = process.threshold.map(|threshold| threshold.bytes);
-        let calls = process.functions.as_ref().map(|functions| {
+        for function in process.functions.iter().flatten() {
+            if let Some(estimate) = function.estimate {
+                put(&mut figures.estimated, function.function as usize, Some(function.calls));
+                figures.coverage_ppm = Some(estimate.coverage_ppm);
+            }
+        }
+        let calls = counted.map(|functions| {
             functions.iter().fold(0u64, |sum, f| sum.saturating_add(f.calls).saturating_add(f.failed.unwrap_or(0)))
         });
         let syscalls = [&s.mmap, &s.munmap, &s.mremap, &s.brk];
         figures.hits = [
             Some(syscalls.iter().fold(0, |sum: u64, call| sum.saturating_add(call.calls))),
             process.funnel.sysmalloc.map(|level| level.calls),
-            process.funnel.arena.map(|level| level.calls),
+            process.funnel.arena.filter(|_| process.funnel.arena_estimate.is_none()).map(|level| level.calls),
             calls,
         ];
         figures
+    }
+
+    /// Forgets the gauges.
+    pub(super) fn clear_gauges(&mut self) {
+        self.threshold = None;
+        self.estimated = [None; FUNCTIONS];
+        self.coverage_ppm = None;
+    }
+
+    /// Takes in the gauges of one more process that runs.
+    pub(super) fn add_gauges(&mut self, now: &Self) {
+        self.threshold = self.threshold.max(now.threshold);
+        for (total, now) in self.estimated.iter_mut().zip(now.estimated) {
+            if let Some(now) = now {
+                *total = Some(total.unwrap_or(0).saturating_add(now));
+            }
+        }
+        self.coverage_ppm = match (self.coverage_ppm, now.coverage_ppm) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
     }
 
     /// Adds what `now` counts more than `seen`, and makes `seen` remember it. A figure that is not measured any

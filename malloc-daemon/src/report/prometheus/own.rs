@@ -18,6 +18,7 @@ pub(super) struct Own {
     attached: u64,
     unsupported: u64,
     broken: u64,
+    over_budget: u64,
 }
 
 impl Own {
@@ -29,6 +30,7 @@ impl Own {
             started_unix_ms: started.unwrap_or(snapshot.window.start_unix_ms),
             complete: snapshot.complete,
             cost: snapshot.cost,
+            over_budget: snapshot.processes.iter().filter(|process| process.over_budget).count() as u64,
             ..Self::default()
         };
         for probe in &snapshot.probes {
@@ -48,7 +50,7 @@ impl Own {
             gauge(&mut metric, &[("verdict", verdict)], count)?;
         }
         let seconds = |milliseconds: u64| milliseconds as f64 / 1000.0;
-        let figures: [(&str, &str, f64); 5] = [
+        let figures: [(&str, &str, f64); 6] = [
             (
                 "malloc_complete",
                 "1 when nothing is missing from the counts since the start",
@@ -58,6 +60,11 @@ impl Own {
                 "malloc_daemon_start_time_seconds",
                 "When counting began, seconds since 1970",
                 seconds(self.started_unix_ms),
+            ),
+            (
+                "malloc_budget_tripped",
+                "Processes whose calls are counted in windows now, because counting all would exceed the budget",
+                self.over_budget as f64,
             ),
             ("malloc_daemon_resident_bytes", "Resident memory of the daemon", self.cost.resident_bytes as f64),
             ("malloc_daemon_kernel_bytes", "Ceiling of the daemon's kernel maps", self.cost.kernel_bytes as f64),

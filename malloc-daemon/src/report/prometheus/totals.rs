@@ -88,7 +88,7 @@ impl Totals {
         self.sums.calibration = Arc::clone(&snapshot.calibration);
         self.choose_names(snapshot);
         for figures in self.sums.names.values_mut().chain(&mut self.sums.other) {
-            figures.threshold = None;
+            figures.clear_gauges();
         }
         for process in &snapshot.processes {
             self.add(process);
@@ -155,7 +155,7 @@ impl Totals {
             }
         }
         if process.ended.is_none() {
-            sums.threshold = sums.threshold.max(now.threshold);
+            sums.add_gauges(&now);
         }
         for (reason, count) in &process.losses {
             if let (Some(total), Some(seen)) =

@@ -4,7 +4,7 @@ use malloc_common::abi::Origin;
 use malloc_common::depth::Depth;
 
 use super::{Style, Tone, heading_line, name, push};
-use crate::aggregate::model::{Count, Process};
+use crate::aggregate::model::{Count, Estimate, Process};
 use crate::report::escape::printable;
 use crate::report::units::{bar, bytes, count, milliseconds, share};
 
@@ -27,9 +27,24 @@ pub(super) fn render(out: &mut String, process: &Process, style: Style) {
         let whole = funnel.call.filter(|_| label != "call").map(|call| call.calls);
         line(out, &format!("  {label}"), level, Some(longest), whole, style);
     }
+    for (label, estimate) in [("call", funnel.call_estimate), ("arena", funnel.arena_estimate)] {
+        if let Some(estimate) = estimate {
+            style.sentence(out, 2, Tone::Quiet, &estimated(label, &estimate));
+        }
+    }
     line(out, "    brk", funnel.brk, None, None, style);
     mappings(out, process, style);
     reasons(out, process, style);
+}
+
+/// `call is estimated: 1.3 % of the time was counted; 95 % sure: 12,345 to 23,456 calls`
+fn estimated(label: &str, estimate: &Estimate) -> String {
+    let covered = f64::from(estimate.coverage_ppm) / 1e4;
+    let sure = match estimate.calls_95 {
+        Some((low, high)) => format!("95 % sure: {} to {} calls", count(low), count(high)),
+        None => "too little to say how sure".to_owned(),
+    };
+    format!("{label} is estimated: {covered:.1} % of the time was counted; {sure}")
 }
 
 /// `sqlite3 (4242)  glibc 2.36  0.86 s`
