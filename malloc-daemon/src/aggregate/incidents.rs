@@ -178,14 +178,14 @@ impl Incidents {
 /// Adds to a list that holds [`INCIDENTS`] at most and `of_one` of one process: what goes is the oldest of the process
 /// that has too many, or of the one that has most, so that no process pushes out the others'.
 fn push<T>(held: &mut VecDeque<(StackId, Arc<T>)>, new: (StackId, Arc<T>), of_one: usize, id: fn(&T) -> ProcessId) {
-    let mut counts: BTreeMap<ProcessId, usize> = BTreeMap::new();
-    for (_, one) in held.iter() {
-        *counts.entry(id(one)).or_default() += 1;
-    }
     let own = id(&new.1);
-    let crowded = if counts.get(&own).is_some_and(|count| *count >= of_one) {
+    let crowded = if held.len() >= of_one && held.iter().filter(|(_, one)| id(one) == own).count() >= of_one {
         Some(own)
     } else if held.len() >= INCIDENTS {
+        let mut counts: BTreeMap<ProcessId, usize> = BTreeMap::new();
+        for (_, one) in held.iter() {
+            *counts.entry(id(one)).or_default() += 1;
+        }
         counts.into_iter().max_by_key(|(_, count)| *count).map(|(id, _)| id)
     } else {
         None

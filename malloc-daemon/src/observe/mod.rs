@@ -1,5 +1,6 @@
 //! Puts the parts together: loads, attaches, follows processes, collects. One owner, one thread.
 
+mod allowance;
 mod attaching;
 pub mod cache;
 mod calibrate;

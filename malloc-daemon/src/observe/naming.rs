@@ -6,9 +6,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, chan
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use malloc_common::abi::{EVENT_EXEC, EVENT_FORK, EVENT_MAPPED, EVENT_RAISE, Event, SampleRegisters};
+use malloc_common::abi::{EVENT_CROSSING, EVENT_EXEC, EVENT_FORK, EVENT_MAPPED, EVENT_RAISE, Event, SampleRegisters};
 
+use super::allowance::{Allowance, STACKS};
 use super::files::{Files, PROBED_FILES};
+use super::options::Selection;
 use super::unix_ms;
 use crate::aggregate::incidents::{Incidents, StackId};
 use crate::aggregate::model::{Frame, Stack};
@@ -26,7 +28,7 @@ const WAITING: usize = 256;
 const GLIMPSES: usize = 64;
 /// Glimpses at once, and a second: each takes about 100 us, so that a machine that starts programs without end costs a
 /// fiftieth of a processor.
-const GLIMPSES_A_SECOND: f64 = 200.0;
+const GLIMPSES_A_SECOND: u64 = 200;
 
 /// Events after one that are looked at for another of its process.
 const LATER: usize = 64;
@@ -72,18 +74,24 @@ pub struct Naming {
     told: HashSet<u32>,
     /// Files that were handed over.
     files: HashSet<FileKey>,
-    /// How many glimpses may be taken now, and since when that is so.
-    glimpses_left: (f64, Instant),
+    /// Glimpses taken, and stacks of mapped chunks named; `None`: all are.
+    glimpses: Allowance,
+    stacks: Option<Allowance>,
     _thread: JoinHandle<()>,
 }
 
 impl Naming {
-    /// Starts the thread; it ends when this is dropped.
+    /// Starts the thread; it ends when this is dropped. Of a whole machine less is kept in memory, and of the mapped
+    /// chunks' stacks not all are named.
     ///
     /// # Errors
     ///
     /// The system gives no thread.
-    pub fn start(limits: Limits) -> std::io::Result<Self> {
+    pub fn start(selection: Selection) -> std::io::Result<Self> {
+        let (limits, stacks) = match selection {
+            Selection::Everything => (Limits::lean(), Some(STACKS)),
+            Selection::Chosen => (Limits::default(), None),
+        };
         let (work, jobs) = sync_channel::<Work>(WAITING);
         let (results, named) = channel();
         let thread = std::thread::Builder::new().name("symbols".to_owned()).spawn(move || {
@@ -125,7 +133,7 @@ impl Naming {
                 }
             }
         })?;
-        let (waiting, glimpses_left) = (Arc::new(()), (GLIMPSES_A_SECOND, Instant::now()));
+        let (waiting, glimpses) = (Arc::new(()), Allowance::new(GLIMPSES_A_SECOND, GLIMPSES_A_SECOND));
         Ok(Self {
             work,
             named,
@@ -134,7 +142,8 @@ impl Naming {
             waiting,
             told: HashSet::new(),
             files: HashSet::new(),
-            glimpses_left,
+            glimpses,
+            stacks,
             _thread: thread,
         })
     }
@@ -196,15 +205,9 @@ impl Naming {
     }
 
     fn glimpse(&mut self, pid: u32) {
-        let now = Instant::now();
-        let (left, since) = self.glimpses_left;
-        let earned = now.duration_since(since).as_secs_f64() * GLIMPSES_A_SECOND;
-        let left = (left + earned).min(GLIMPSES_A_SECOND);
-        self.glimpses_left = (left, now);
-        if left < 1.0 || Arc::strong_count(&self.waiting) > GLIMPSES {
+        if Arc::strong_count(&self.waiting) > GLIMPSES || !self.glimpses.take(boot_ns()) {
             return;
         }
-        self.glimpses_left.0 -= 1.0;
         if let Some(glimpse) = Glimpse::of(pid) {
             self.tell(pid);
             let _ = self.work.try_send(Work::Glimpse(glimpse, Arc::clone(&self.waiting)));
@@ -218,6 +221,10 @@ impl Naming {
             incidents.take(event, boot_unix_ms + event.ns / 1_000_000);
         }
         samples.drain(&mut |event, registers, stack| {
+            // The next sample of the process stands for this one, too.
+            if event.kind == EVENT_CROSSING && self.stacks.as_mut().is_some_and(|stacks| !stacks.take(event.ns)) {
+                return;
+            }
             if let Some(id) = incidents.take(&event, boot_unix_ms + event.ns / 1_000_000) {
                 self.name(id, event.tgid, registers, stack);
             }

@@ -33,7 +33,6 @@ use crate::host::file::{FileKey, Root, open_in_root};
 use crate::host::process::{self, Pid};
 use crate::host::{HostError, btf, checks, kernel, tracefs};
 use crate::probes::{self, Attached, KernelLog, LoadError, Object, Offsets, Scope, Targets};
-use crate::symbols::Limits;
 use crate::targets::{Contents, ElfFacts};
 
 /// When a process is looked at after its `exec`, until its allocator is known: its loader maps the libraries meanwhile.
@@ -151,8 +150,7 @@ impl Observer {
         let targets = Targets::new(&mut object)?;
         let events = Events::new(&mut object)?;
         let samples = Samples::new(&mut object)?;
-        let limits = if options.selection == Selection::Everything { Limits::lean() } else { Limits::default() };
-        let naming = Naming::start(limits).map_err(StartError::Thread)?;
+        let naming = Naming::start(options.selection).map_err(StartError::Thread)?;
         let collector = BpfCollector::new(&mut object)?;
         let cpus = u32::try_from(kernel.online_cpus).unwrap_or(u32::MAX);
         let windows = Windows::of(&object, &collector, share(options.budget, &calibration, cpus))?;
