@@ -46,8 +46,8 @@ const SPILL_NS: f64 = 3e6;
 const SHORTEST_NS: f64 = 2e6;
 /// A window may cost this much for each processor that the program keeps busy, and no more: twice what may be saved.
 const LONGEST_NS: f64 = 20e6;
-/// A stretch is at least this long, so that attaching costs the daemon little.
-const STRETCH_NS: f64 = 500e6;
+/// A stretch is at least this long, so that attaching costs the daemon little: 1 ms of CPU time for each.
+const STRETCH_NS: f64 = 250e6;
 const LONGEST_STRETCH_NS: f64 = 600e9;
 /// A process that uses less of a processor than this is taken to wait.
 const IDLE: f64 = 1e-3;
