@@ -250,6 +250,7 @@ impl Files {
         if let Some((other, _)) = same {
             return Ok(*other);
         }
+        self.shapes.learn_file(&file);
         let (attachments, places) = (Vec::new(), HashSet::new());
         let described = Arc::new(described(&file, &located));
         let probed =

@@ -2,7 +2,13 @@
 
 use std::collections::HashMap;
 
-use crate::host::file::FileKey;
+use object::LittleEndian as LE;
+use object::ReadCache;
+use object::elf::{PF_X, PT_LOAD, ProgramHeader64};
+use object::read::elf::ProgramHeader as _;
+
+use crate::host::file::{FileKey, TargetFile};
+use crate::targets::elf::Elf;
 
 /// Shapes remembered: one for each file that carries probes, 64 bytes each.
 const SHAPES: usize = 256;
@@ -17,6 +23,20 @@ const ALIKE: usize = 4;
 pub struct Shapes(HashMap<(u64, u64), Vec<FileKey>>);
 
 impl Shapes {
+    /// Remembers how a loader will map the code of a file.
+    pub fn learn_file(&mut self, file: &TargetFile) {
+        let data = ReadCache::new(file.reader());
+        let Ok(elf) = Elf::parse(&data) else { return };
+        let code = |segment: &&ProgramHeader64<LE>| segment.p_type(LE) == PT_LOAD && segment.p_flags(LE).contains(PF_X);
+        for segment in elf.segments().iter().filter(code).take(ALIKE) {
+            let down = |at: u64| at / PAGE * PAGE;
+            let (start, end) = (segment.p_vaddr(LE), segment.p_vaddr(LE).checked_add(segment.p_filesz(LE)));
+            if let Some(end) = end.and_then(|end| end.checked_next_multiple_of(PAGE)) {
+                self.learn(down(segment.p_offset(LE)), end - down(start), file.key);
+            }
+        }
+    }
+
     /// Remembers one.
     pub fn learn(&mut self, offset: u64, bytes: u64, key: FileKey) {
         if let Some(held) = self.0.get_mut(&(offset, bytes)) {
