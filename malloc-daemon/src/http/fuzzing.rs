@@ -11,7 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
-use super::serve::{Place, connection};
+use super::places::Places;
+use super::serve::{Common, connection};
 use super::{Access, Api, Limits, Listen, Readiness, Sources, history, router};
 use crate::report::prometheus::Totals;
 use crate::report::sample;
@@ -55,8 +56,8 @@ impl AsyncWrite for Wire<'_> {
 /// A daemon's answers, without a daemon.
 struct Served {
     runtime: Runtime,
-    tcp: Place,
-    unix: Place,
+    tcp: Common,
+    unix: Common,
 }
 
 impl Served {
@@ -73,7 +74,7 @@ impl Served {
         let place = |listen: &str| {
             let listen: Listen = listen.parse().expect("a place to listen at");
             let (access, closing) = (access.clone(), closing.clone());
-            Place { router: router(api.clone(), &listen), access, limits: Limits::default(), closing }
+            Common { router: router(api.clone(), &listen), access, limits: Limits::default(), closing }
         };
         let (tcp, unix) = (place("127.0.0.1:7878"), place("unix:/run/malloc-daemon.sock"));
         Self { runtime: Builder::new_current_thread().enable_time().build().expect("a runtime"), tcp, unix }
@@ -82,7 +83,10 @@ impl Served {
     fn answers(&self, sent: &[u8]) -> Vec<u8> {
         let at = if sent.len().is_multiple_of(2) { &self.tcp } else { &self.unix };
         let mut wire = Wire { sent, answered: Vec::new() };
-        self.runtime.block_on(connection(&mut wire, at.clone()));
+        self.runtime.block_on(async {
+            let place = Places::new(1).take().await;
+            connection(&mut wire, at.clone(), &place).await;
+        });
         wire.answered
     }
 }

@@ -1,20 +1,25 @@
 //! Accepts connections and bounds what each may take: number, time, headers.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::listen::Stream;
+use super::places::{Place, Places, Sent};
 use super::{Access, Api, Limits, Listener, router};
 
 /// Headers of one request; more is answered with 431.
@@ -30,16 +35,16 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(listeners: Vec<Listener>, api: Api, limits: Limits, shutdown: impl Future<Output = ()>) {
     let accumulating = tokio::spawn(api.clone().accumulate());
     let (close, closing) = watch::channel(false);
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let places = Places::new(limits.connections);
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        let place = Place {
+        let at = Common {
             router: router(api.clone(), listener.listen()),
             access: api.sources.access.clone(),
             limits,
             closing: closing.clone(),
         };
-        accepting.spawn(accept(listener, place, Arc::clone(&places)));
+        accepting.spawn(accept(listener, at, places.clone()));
     }
     shutdown.await;
     close.send_replace(true);
@@ -51,21 +56,17 @@ pub async fn serve(listeners: Vec<Listener>, api: Api, limits: Limits, shutdown:
 
 /// What connections at one place have in common.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(super) struct Common {
     pub(super) router: Router,
     pub(super) access: watch::Receiver<Arc<Access>>,
     pub(super) limits: Limits,
     pub(super) closing: watch::Receiver<bool>,
 }
 
-async fn accept(listener: Listener, at: Place, places: Arc<Semaphore>) {
+async fn accept(listener: Listener, at: Common, places: Places) {
     let mut connections = JoinSet::new();
     let mut closing = at.closing.clone();
     loop {
-        let place = tokio::select! {
-            _ = closing.wait_for(|closing| *closing) => break,
-            place = Arc::clone(&places).acquire_owned() => place,
-        };
         let accepted = tokio::select! {
             _ = closing.wait_for(|closing| *closing) => break,
             Some(_) = connections.join_next() => continue,
@@ -75,13 +76,16 @@ async fn accept(listener: Listener, at: Place, places: Arc<Semaphore>) {
             sleep(PAUSE).await;
             continue;
         };
+        let place = tokio::select! {
+            _ = closing.wait_for(|closing| *closing) => break,
+            place = places.take() => place,
+        };
         let at = at.clone();
         connections.spawn(async move {
             match stream {
-                Stream::Tcp(stream) => tcp(stream, at).await,
-                Stream::Unix(stream) => connection(stream, at).await,
+                Stream::Tcp(stream) => tcp(stream, at, &place).await,
+                Stream::Unix(stream) => connection(stream, at, &place).await,
             }
-            drop(place);
         });
     }
     drop(listener);
@@ -89,40 +93,47 @@ async fn accept(listener: Listener, at: Place, places: Arc<Semaphore>) {
     connections.shutdown().await;
 }
 
-async fn tcp(stream: TcpStream, at: Place) {
+async fn tcp(stream: TcpStream, at: Common, place: &Place) {
     let tls = at.access.borrow().tls.clone();
     match tls {
-        None => connection(stream, at).await,
+        None => connection(stream, at, place).await,
         // A client that does not finish the handshake has as long as for a request's headers.
         Some(tls) => {
             let mut closing = at.closing.clone();
             let handshake = timeout(at.limits.header_timeout, tls.accept(stream));
             let shaken = tokio::select! {
                 _ = closing.wait_for(|closing| *closing) => return,
+                () = place.displaced() => return,
                 shaken = handshake => shaken,
             };
             if let Ok(Ok(stream)) = shaken {
-                connection(stream, at).await;
+                connection(stream, at, place).await;
             }
         }
     }
 }
 
-pub(super) async fn connection<S>(stream: S, at: Place)
+pub(super) async fn connection<S>(stream: S, at: Common, place: &Place)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Place { router, limits, mut closing, .. } = at;
+    let Common { router, limits, mut closing, .. } = at;
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_BUFFER);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    let (seat, router) = (place.seat(), TowerToHyperService::new(router));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (answering, answer) = (seat.answer(), router.call(request));
+        async move { Ok::<_, Infallible>(answer.await?.map(|body| Sent::new(body, answering))) }
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         // How a client leaves is its own affair.
         _ = connection.as_mut() => return,
+        () = place.displaced() => return,
         _ = closing.wait_for(|closing| *closing) => {}
         () = sleep(limits.lifetime) => {}
     }
