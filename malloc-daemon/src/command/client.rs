@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::body::Body;
-use axum::http::{Request, StatusCode, header};
+use axum::http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
@@ -52,8 +52,16 @@ impl std::fmt::Display for Url {
     }
 }
 
+/// A good answer.
+pub struct Answer {
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
 /// The answer to a GET; one that is no success is an error with the daemon's own words.
-pub fn get(url: &Url, path_and_query: &str) -> anyhow::Result<Vec<u8>> {
+pub fn get(url: &Url, path_and_query: &str) -> anyhow::Result<Answer> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let answer = async {
@@ -71,18 +79,18 @@ pub fn get(url: &Url, path_and_query: &str) -> anyhow::Result<Vec<u8>> {
         }
     };
     let limited = async { tokio::time::timeout(PATIENCE, answer).await };
-    let (status, body) = runtime.block_on(limited).with_context(|| format!("{url} does not answer"))??;
+    let (status, answer) = runtime.block_on(limited).with_context(|| format!("{url} does not answer"))??;
     if status != StatusCode::OK {
-        bail!("{url}: {}", message(&body).unwrap_or_else(|| status.to_string()));
+        bail!("{url}: {}", message(&answer.body).unwrap_or_else(|| status.to_string()));
     }
-    Ok(body)
+    Ok(answer)
 }
 
 fn nobody(url: &Url) -> String {
     format!("no daemon answers at {url}: start `malloc-daemon serve`, or name another with --url")
 }
 
-async fn exchange<S>(stream: S, host: &str, path_and_query: &str) -> anyhow::Result<(StatusCode, Vec<u8>)>
+async fn exchange<S>(stream: S, host: &str, path_and_query: &str) -> anyhow::Result<(StatusCode, Answer)>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -90,12 +98,12 @@ where
     let connection = tokio::spawn(connection);
     let request = Request::get(path_and_query).header(header::HOST, host).body(Body::empty());
     let answer = sender.send_request(request.context("cannot ask")?).await.context("the connection broke")?;
-    let status = answer.status();
+    let (status, headers) = (answer.status(), answer.headers().clone());
     let body = Limited::new(answer.into_body(), LARGEST).collect().await;
     let body = body.map_err(|error| anyhow::anyhow!("the answer cannot be read: {error}"))?.to_bytes().to_vec();
     // It has nothing left to do.
     connection.abort();
-    Ok((status, body))
+    Ok((status, Answer { headers, body }))
 }
 
 /// The message of an error document.

@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use jiff::Zoned;
 
-use super::client::{Url, escaped, get};
+use super::client::{Answer, Url, escaped, get};
 use super::{INCOMPLETE, stdout_style, write_output};
 use crate::cli::{Format, Report};
-use crate::history::query::{Account, Filter, Range};
+use crate::history::query::{Filter, Range};
 use crate::history::{self, StoreError, time};
-use crate::http::DEFAULT_LISTEN;
+use crate::http::{COMPLETE, DEFAULT_LISTEN};
 use crate::report::{json, text};
 
 /// Where the packaged service keeps its state.
@@ -68,15 +68,11 @@ fn read(folder: &Path, args: &Report, range: Range, now: &Zoned) -> anyhow::Resu
         Format::Json => json::to_vec(&json::history::report(&account, range, usize::MAX)),
     };
     write_output(Path::new("-"), &bytes)?;
-    Ok(status(&account))
+    Ok(status(account.is_whole()))
 }
 
-fn status(account: &Account) -> ExitCode {
-    let whole = account.covered.gaps.is_empty()
-        && account.covered.losses == 0
-        && account.covered.steps > 0
-        && account.changes.iter().all(|change| change.complete);
-    if whole { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) }
+fn status(is_whole: bool) -> ExitCode {
+    if is_whole { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) }
 }
 
 /// The daemon has done all the work.
@@ -93,6 +89,7 @@ fn ask(url: &Url, args: &Report, range: Range) -> anyhow::Result<ExitCode> {
             path.push_str(&format!("&{name}={}", escaped(&value)));
         }
     }
-    write_output(Path::new("-"), &get(url, &path)?)?;
-    Ok(ExitCode::SUCCESS)
+    let Answer { headers, body } = get(url, &path)?;
+    write_output(Path::new("-"), &body)?;
+    Ok(status(headers.get(COMPLETE).is_some_and(|told| told == "true")))
 }

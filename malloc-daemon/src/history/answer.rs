@@ -167,6 +167,17 @@ pub struct Crossers {
     pub comms: Vec<String>,
 }
 
+impl Account {
+    /// Whether nothing is missing: the time is covered without a gap, and each account in it is complete.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.covered.gaps.is_empty()
+            && self.covered.losses == 0
+            && self.covered.steps > 0
+            && self.changes.iter().all(|change| change.complete)
+    }
+}
+
 /// What happened between two times.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {

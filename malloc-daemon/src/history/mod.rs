@@ -167,8 +167,7 @@ impl History {
 ///
 /// See [`StoreError`].
 pub fn view(folder: &Path, patience: Duration) -> Result<View, StoreError> {
-    let source = store::open_for_reading(folder)?;
-    Ok(View::new(source.begin()?, Instant::now() + patience))
+    View::new(Arc::new(store::open_for_reading(folder)?), Instant::now() + patience)
 }
 
 impl Reader {
@@ -185,7 +184,7 @@ impl Reader {
                 State::Starting | State::Recording => "it is being opened".to_owned(),
             })
         })?;
-        Ok(View::new(source.begin()?, Instant::now() + patience))
+        View::new(source, Instant::now() + patience)
     }
 
     /// How the history is doing.

@@ -1,6 +1,7 @@
 //! Questions to the store: how counters went over time, what changed between two times, what happened.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use redb::ReadTransaction;
@@ -8,7 +9,7 @@ use redb::ReadTransaction;
 pub use super::answer::{Account, Change, Course, Covered, Crossers, Filter, Gap, Point, QueryError, Range, Told};
 use super::record::{self, Image, ImageId, Incident, OTHERS, Step, TextId, What};
 use super::row::{Figures, Row, field};
-use super::store::{IMAGES, INCIDENTS, ROWS, STEPS, TEXTS};
+use super::store::{IMAGES, INCIDENTS, ROWS, STEPS, Source, StoreError, TEXTS};
 use super::tiers::TIERS;
 use crate::aggregate::model::{ProcessId, Stack};
 
@@ -31,11 +32,13 @@ struct Span {
 pub struct View {
     txn: ReadTransaction,
     deadline: Instant,
+    /// A store that is closed cannot be read any further.
+    _open: Arc<Source>,
 }
 
 impl View {
-    pub(super) fn new(txn: ReadTransaction, deadline: Instant) -> Self {
-        Self { txn, deadline }
+    pub(super) fn new(source: Arc<Source>, deadline: Instant) -> Result<Self, StoreError> {
+        Ok(Self { txn: source.begin()?, deadline, _open: source })
     }
 
     /// How the counters of the processes chosen went.

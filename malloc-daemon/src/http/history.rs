@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use jiff::Zoned;
 
@@ -40,7 +40,7 @@ struct Question {
 pub(super) async fn history(State(api): State<Api>, query: Pairs) -> Response {
     ask(api, query, &["from", "to", "step", "pid", "comm", "exe"], |view, question| {
         let course = view.course(question.range, &question.filter)?;
-        Ok((JSON, json::to_vec(&documents::history(&course, question.range))))
+        Ok((JSON, json::to_vec(&documents::history(&course, question.range)), None))
     })
     .await
 }
@@ -48,7 +48,7 @@ pub(super) async fn history(State(api): State<Api>, query: Pairs) -> Response {
 pub(super) async fn diff(State(api): State<Api>, query: Pairs) -> Response {
     ask(api, query, &["from", "to", "step", "pid", "comm", "exe", "limit"], |view, question| {
         let account = view.account(question.range, &question.filter)?;
-        Ok((JSON, json::to_vec(&documents::diff(&account, question.range, question.limit))))
+        Ok((JSON, json::to_vec(&documents::diff(&account, question.range, question.limit)), None))
     })
     .await
 }
@@ -59,14 +59,19 @@ pub(super) async fn report(State(api): State<Api>, query: Pairs) -> Response {
         if question.text {
             let style = Style { color: false, width: 100 };
             let text = text::account(&account, question.range, question.limit, &Zoned::now(), style);
-            return Ok((TEXT, text.into_bytes()));
+            return Ok((TEXT, text.into_bytes(), Some(account.is_whole())));
         }
-        Ok((JSON, json::to_vec(&documents::report(&account, question.range, question.limit))))
+        let body = json::to_vec(&documents::report(&account, question.range, question.limit));
+        Ok((JSON, body, Some(account.is_whole())))
     })
     .await
 }
 
-type Made = Result<(&'static str, Vec<u8>), QueryError>;
+/// Whether nothing is missing from a report, which its text does not tell a program.
+pub(crate) const COMPLETE: HeaderName = HeaderName::from_static("x-complete");
+
+/// Media type, body, and whether nothing is missing where that is asked.
+type Made = Result<(&'static str, Vec<u8>, Option<bool>), QueryError>;
 
 async fn ask(api: Api, query: Pairs, known: &[&str], make: fn(&View, &Question) -> Made) -> Response {
     let Some(reader) = api.history.clone() else {
@@ -91,7 +96,14 @@ async fn ask(api: Api, query: Pairs, known: &[&str], make: fn(&View, &Question) 
         made
     });
     match made.await {
-        Ok(Ok((media_type, body))) => answer(StatusCode::OK, media_type, Bytes::from(body)),
+        Ok(Ok((media_type, body, complete))) => {
+            let mut answer = answer(StatusCode::OK, media_type, Bytes::from(body));
+            if let Some(complete) = complete {
+                let told = HeaderValue::from_static(if complete { "true" } else { "false" });
+                answer.headers_mut().insert(COMPLETE, told);
+            }
+            answer
+        }
         Ok(Err(error)) => {
             let code = if matches!(error, QueryError::TooSlow) { "too_slow" } else { "history_unavailable" };
             failure(StatusCode::SERVICE_UNAVAILABLE, code, &error.to_string())

@@ -8,6 +8,7 @@ mod history;
 mod listen;
 mod negotiate;
 mod pages;
+mod places;
 mod push;
 mod router;
 mod serve;
@@ -25,6 +26,7 @@ use crate::history::Reader;
 use crate::report::prometheus::Totals;
 
 pub use self::access::{Access, SecretError, Token};
+pub(crate) use self::history::COMPLETE;
 pub use self::listen::{BindError, Listen, ListenParseError, Listener, SocketOptions};
 pub use self::push::{Collector, CollectorParseError, push};
 pub use self::router::router;
@@ -48,7 +50,8 @@ pub enum Readiness {
 /// Bounds on what a client can take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections served at one time; more wait in the backlog of the socket.
+    /// Connections served at one time. For one more, the one that has asked nothing for longest is closed; where all are
+    /// being answered, it waits.
     pub connections: usize,
     /// From the begin of a connection, or the end of an answer, to the end of the next request's headers.
     pub header_timeout: Duration,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use kernel_tests::daemon::{Serving, run_daemon};
-use kernel_tests::process::{Running, run, within_patience};
+use kernel_tests::process::{Ended, Running, run, within_patience};
 use kernel_tests::victim;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -38,6 +38,15 @@ fn report(folder: &TempDir, arguments: &[&str]) -> Value {
     serde_json::from_str(&ended.stdout).expect("JSON")
 }
 
+/// When the second step begins, which begins a time without gaps.
+fn first_step(serving: &Serving) -> String {
+    let second = eventually("a second step", || {
+        let course = serving.get("/v1/history").json();
+        course["points"].as_array().and_then(|points| points.get(1).cloned())
+    });
+    second["from_unix_ms"].as_u64().expect("a time").to_string()
+}
+
 // HIST-1
 #[test]
 fn what_a_process_did_is_told_after_it_and_the_daemon_are_gone() {
@@ -59,6 +68,13 @@ fn what_a_process_did_is_told_after_it_and_the_daemon_are_gone() {
     assert_eq!(serving.get("/v1/history?from=tomorrow").status, 400);
     // It may be read from the folder while the daemon writes it.
     assert_eq!(report(&folder, &["--pid", &pid])["processes"][0]["pid"], busy.pid());
+    // Whoever is asked, the status tells whether something is missing: here the time before the daemon.
+    let url = format!("http://{}", serving.address);
+    for (from, status) in [("-1h".to_owned(), 1), (first_step(&serving), 0)] {
+        let places = [["--url", &url], ["--history", path(&folder)]];
+        let asked = places.map(|[option, place]| run_daemon(["report", "--from", &from, "--pid", &pid, option, place]));
+        assert_eq!(asked.each_ref().map(Ended::code), [status; 2], "from {from}: {asked:?}");
+    }
     let ended = serving.stop(Signal::TERM);
     assert_eq!(ended.code(), 0, "{}", ended.stderr);
     drop(busy);
