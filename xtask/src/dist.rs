@@ -1,6 +1,6 @@
 //! Makes what is shipped: a static binary, an archive, a .deb and an .rpm with pages, completions, unit and dashboards.
 mod check;
-mod tree;
+pub mod tree;
 
 use std::{
     fs,
@@ -32,7 +32,14 @@ pub struct Packages {
 /// Builds everything into `output` (`target/dist` unless told otherwise).
 pub fn dist(workspace: &Workspace, output: Option<&Path>) -> Result<Packages> {
     let output = output.map_or_else(|| workspace.target.join("dist"), Path::to_owned);
-    for (tool, package) in [("dpkg-deb", "dpkg"), ("rpmbuild", "rpm"), ("tar", "tar"), ("gzip", "gzip")] {
+    for (tool, package) in [
+        ("dpkg-deb", "dpkg"),
+        ("rpmbuild", "rpm"),
+        ("tar", "tar"),
+        ("gzip", "gzip"),
+        // The cryptography of `tls` is partly C.
+        ("musl-gcc", "musl-tools"),
+    ] {
         if shell::find(tool).is_none() {
             bail!("{tool} is not here: install the package {package}, or run `cargo xtask setup`");
         }
@@ -70,9 +77,14 @@ fn static_daemon(workspace: &Workspace) -> Result<PathBuf> {
             .with_context(|| format!("this compiler has no {TARGET}, and rustup is not here to add it"))?;
         shell::run(rustup.args(["target", "add", TARGET]))?;
     }
-    let build = ["build", "--locked", "--release", "--package", "malloc-daemon", "--target", TARGET];
-    shell::run(shell::cargo().current_dir(&workspace.root).args(build))?;
+    let build = ["build", "--locked", "--release", "--package", "malloc-daemon", "--features", "tls"];
+    shell::run(shell::cargo().current_dir(&workspace.root).args(build).args(["--target", TARGET]))?;
     Ok(workspace.target.join(TARGET).join("release/malloc-daemon"))
+}
+
+/// What the .deb of a version is called.
+pub fn deb_name(version: &str) -> String {
+    format!("malloc-daemon_{version}_{DEB_ARCH}.deb")
 }
 
 /// When the tree was last changed, seconds since 1970: packages carry this time, so that the same tree gives the same
@@ -94,7 +106,7 @@ fn deb(workspace: &Workspace, root: &Path, output: &Path, version: &str, epoch: 
     for script in ["postinst", "prerm", "postrm"] {
         tree::write(&control.join(script), workspace.packaging(&format!("deb/{script}"))?.as_bytes(), 0o755)?;
     }
-    let file = output.join(format!("malloc-daemon_{version}_{DEB_ARCH}.deb"));
+    let file = output.join(deb_name(version));
     let built = Command::new("dpkg-deb")
         .args(["--build", "--root-owner-group", "-Zxz"])
         .args([root, &file])

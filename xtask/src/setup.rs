@@ -23,7 +23,10 @@ const TEST_PACKAGES: &[&str] =
     &["gcc", "g++", "libc6-dev", "libc6-dbg", "sqlite3", "python3", "python3-dev", "systemd"];
 
 /// Packages that packages are made and tried with.
-const DIST_PACKAGES: &[&str] = &["rpm", "dpkg", "curl"];
+const DIST_PACKAGES: &[&str] = &["rpm", "dpkg", "curl", "musl-tools"];
+
+/// Packages that virtual machines are made and run with.
+const VM_PACKAGES: &[&str] = &["qemu-system-x86", "mmdebstrap", "cpio", "debian-archive-keyring"];
 
 /// Debian's own newer compiler with its sources, for machines without rustup.
 const COMPILER_PACKAGES: &[&str] = &["rustc-web", "cargo-web", "rust-web-src"];
@@ -44,6 +47,7 @@ pub fn setup(minimal: bool) -> Result<()> {
     bring("packages for the tests", &mut || packages(TEST_PACKAGES));
     if !minimal {
         bring("packages that packages are made with", &mut || packages(DIST_PACKAGES));
+        bring("packages that virtual machines are made with", &mut || packages(VM_PACKAGES));
     }
     bring("compiler with the sources of core", &mut compiler);
     bring("rustfmt and clippy", &mut formatter_and_linter);

@@ -19,7 +19,7 @@ use crate::host::kernel::Capability;
 use crate::host::process::Pid;
 use crate::host::tracefs;
 use crate::observe::{Observer, Options, Selection};
-use crate::probes::Capacities;
+use crate::probes::{Capacities, Scope};
 use crate::report::doctor::{self as report, Diagnosis, Finding, Grounds};
 use crate::report::locate::STRIPPED_REMEDY;
 use crate::targets::discover::{CandidateKind, candidates};
@@ -57,7 +57,8 @@ fn diagnose() -> anyhow::Result<Diagnosis> {
     let host: Vec<Check> = checks(&facts);
     let lacking: Vec<&str> = host.iter().filter(|c| c.verdict == Verdict::Missing).map(|c| c.name).collect();
     let libc = libc();
-    let (trials, refused, calibration) = trials(&lacking);
+    let machines = libc.as_ref().ok().map(|(path, ..)| path.as_path());
+    let (trials, refused, calibration) = trials(&lacking, machines);
     let prices = calibration.map_or_else(Vec::new, |c| prices::findings(&c, libc.as_ref().ok().map(|(_, l, _)| l)));
     let lacks = |depth: Depth| {
         let located = libc.as_ref().ok()?;
@@ -191,8 +192,9 @@ struct Refused {
     attach: Option<String>,
 }
 
-/// Loads and attaches what every depth needs, then probes the libc for this process alone; all of it is gone after.
-fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused, Option<Arc<Calibration>>) {
+/// Loads and attaches what every depth needs, then probes the libc for this process alone; all of it is gone after. A
+/// daemon that is linked statically maps none: the machine's stands for it.
+fn trials(lacking: &[&str], libc: Option<&Path>) -> (Vec<Finding>, Refused, Option<Arc<Calibration>>) {
     let mut refused = Refused::default();
     let started = Instant::now();
     let ms = |since: Instant| since.elapsed().as_millis();
@@ -234,9 +236,16 @@ fn trials(lacking: &[&str]) -> (Vec<Finding>, Refused, Option<Arc<Calibration>>)
     };
     told(load, Ok(format!("done in {} ms", ms(started))));
     let attaching = Instant::now();
-    let answer = match observer.probe_process(std::process::id(), Depth::Call) {
-        Err(why) => Err(outline(&why)),
-        Ok(_) => attached(&mut observer),
+    let own = std::process::id();
+    let answer = match (observer.probe_process(own, Depth::Call), libc) {
+        (Err(why), _) => Err(outline(&why)),
+        (Ok(_), Some(libc)) if observer.probed() == 0 => {
+            match observer.probe_path_for(libc, Scope::Process(own), Depth::Call) {
+                Err(why) => Err(outline(&why.to_string())),
+                Ok(_) => attached(&mut observer),
+            }
+        }
+        (Ok(_), _) => attached(&mut observer),
     };
     refused.attach = answer.as_ref().err().cloned();
     let answer = answer.map(|()| format!("done for this process alone in {} ms", ms(attaching)));

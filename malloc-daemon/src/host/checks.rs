@@ -91,6 +91,7 @@ pub fn checks(facts: &Facts) -> Vec<Check> {
         kernel_version(facts),
         uprobes(facts),
         attaching(facts),
+        perf_events(facts),
         loading(facts),
         tracing(facts),
         btf(facts),
@@ -146,6 +147,20 @@ fn attaching(facts: &Facts) -> Check {
     let rights: &[Capability] =
         if many { &[Capability::Perfmon] } else { &[Capability::Perfmon, Capability::SysAdmin] };
     needing(facts, NAME, found, rights, missing)
+}
+
+/// Debian's and Ubuntu's kernels have values of `perf_event_paranoid` above 2, which close perf events to `CAP_PERFMON`;
+/// others take 3 for 2, so that only the trial tells.
+fn perf_events(facts: &Facts) -> Check {
+    const NAME: &str = "right to open perf events";
+    let setting = facts.kernel.perf_event_paranoid;
+    let found = format!("kernel.perf_event_paranoid={}", setting.map_or_else(|| "unset".to_owned(), |n| n.to_string()));
+    if setting.is_some_and(|setting| setting > 2) {
+        return needing(facts, NAME, found, &[Capability::SysAdmin], |name, found, remedy| {
+            degraded(name, found, format!("{remedy} Or: sysctl kernel.perf_event_paranoid=2"))
+        });
+    }
+    needing(facts, NAME, found, &[Capability::Perfmon], missing)
 }
 
 fn other_processes(facts: &Facts) -> Check {
@@ -371,6 +386,18 @@ mod tests {
         assert_eq!(release(6, 10), [("tracing file system", Verdict::Missing)]);
         let both = [("right to attach uprobes", Verdict::Missing), ("tracing file system", Verdict::Missing)];
         assert_eq!(release(6, 9), both);
+    }
+
+    #[test]
+    fn a_kernel_that_closes_perf_events_is_told_with_both_remedies() {
+        let closed = |facts: &mut Facts| facts.kernel.perf_event_paranoid = Some(3);
+        assert_eq!(spoilt(closed), []);
+        let refused = spoilt(|facts| {
+            closed(facts);
+            without(facts, Capability::SysAdmin);
+        });
+        let both = [("right to open perf events", Verdict::Degraded), ("tracing file system", Verdict::Missing)];
+        assert_eq!(refused, both);
     }
 
     #[test]

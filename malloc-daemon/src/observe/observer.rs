@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,23 +16,22 @@ use super::census::{Census, Found, Serving};
 use super::cpu::{self, CpuTimes};
 use super::disused::Disused;
 use super::faults;
-use super::files::{FileRefused, Files};
+use super::files::Files;
 use super::heaps::{Heaps, Pace};
 use super::naming::Naming;
 use super::options::{Options, Selection, StartError};
 use super::selected::Selected;
-use super::serving::{may_serve, serving};
+use super::serving::serving;
 use super::windows::{Windows, share};
 use super::{threshold, unix_ms};
 use crate::aggregate::incidents::{Incidents, StackId};
 use crate::aggregate::model::{Calibration, Host, NANOSECONDS_PER_TICK, Probe, Snapshot, Stack, Verdict};
 use crate::aggregate::{Aggregate, Facts, Moment};
 use crate::collect::{BpfCollector, Collector, EventSource, Events, RawImage, Samples, boot_ns};
-use crate::host::file::{FileKey, Root, open_in_root};
+use crate::host::file::FileKey;
 use crate::host::process::{self, Pid};
 use crate::host::{HostError, btf, checks, kernel, tracefs};
 use crate::probes::{self, Attached, KernelLog, LoadError, Object, Offsets, Scope, Targets};
-use crate::targets::{Contents, ElfFacts};
 
 /// When a process is looked at after its `exec`, until its allocator is known: its loader maps the libraries meanwhile.
 const LOOK_AFTER_NS: [u64; 4] = [0, 3_000_000, 50_000_000, 500_000_000];
@@ -228,21 +226,6 @@ impl Observer {
     /// What is attached to an allocator that a followed process brings.
     fn attach_new(&self) -> Option<(Scope, Depth)> {
         self.follows.then_some((Scope::AllProcesses, self.options.depth))
-    }
-
-    /// Probes a file for all its users, when it holds an allocator; returns its key.
-    ///
-    /// # Errors
-    ///
-    /// See [`FileRefused`].
-    pub fn probe_path(&mut self, path: &Path) -> Result<Option<FileKey>, FileRefused> {
-        let Ok(Some(file)) = open_in_root(Root::Host, path) else { return Ok(None) };
-        if !Contents.defines_malloc(&file) || !(may_serve(path) || Contents.is_known_allocator(&file)) {
-            return Ok(None);
-        }
-        let key = self.files.admit(file, Root::Host)?;
-        self.files.attach(&mut self.object, &key, Scope::AllProcesses, self.options.depth);
-        Ok(Some(key))
     }
 
     /// Probes the files of all processes, for all their users. At depth `syscall` there is none to probe, and the

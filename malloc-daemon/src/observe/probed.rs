@@ -1,9 +1,41 @@
-//! What may be asked of an observer about the files that it probes.
+//! Probing a file by its name, and what may be asked of an observer about the files that it probes.
 
+use std::path::Path;
+
+use malloc_common::depth::Depth;
+
+use super::files::FileRefused;
 use super::observer::Observer;
-use crate::host::file::FileKey;
+use super::serving::may_serve;
+use crate::host::file::{FileKey, Root, open_in_root};
+use crate::probes::Scope;
+use crate::targets::{Contents, ElfFacts};
 
 impl Observer {
+    /// Probes a file for all its users, when it holds an allocator; returns its key.
+    ///
+    /// # Errors
+    ///
+    /// See [`FileRefused`].
+    pub fn probe_path(&mut self, path: &Path) -> Result<Option<FileKey>, FileRefused> {
+        self.probe_path_for(path, Scope::AllProcesses, self.options.depth)
+    }
+
+    /// The same for some of its users, down to another depth.
+    ///
+    /// # Errors
+    ///
+    /// See [`FileRefused`].
+    pub fn probe_path_for(&mut self, path: &Path, scope: Scope, depth: Depth) -> Result<Option<FileKey>, FileRefused> {
+        let Ok(Some(file)) = open_in_root(Root::Host, path) else { return Ok(None) };
+        if !Contents.defines_malloc(&file) || !(may_serve(path) || Contents.is_known_allocator(&file)) {
+            return Ok(None);
+        }
+        let key = self.files.admit(file, Root::Host)?;
+        self.files.attach(&mut self.object, &key, scope, depth);
+        Ok(Some(key))
+    }
+
     /// How far `main_arena` lies from `mp_` in a file, bytes, for display.
     #[must_use]
     pub fn arena_distance(&self, key: &FileKey) -> Option<u64> {

@@ -51,7 +51,7 @@ pub enum AttachError {
         error: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The kernel refuses a tracepoint.
-    #[error("cannot attach {program} to the tracepoint {tracepoint}: {error}")]
+    #[error("cannot attach {program} to the tracepoint {tracepoint}: {error}{}", refusal(error))]
     Tracepoint {
         /// Program.
         program: String,
@@ -63,6 +63,17 @@ pub enum AttachError {
     /// The kernel refuses a perf event.
     #[error("cannot count page faults: {0}")]
     Faults(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What the system said, with the remedy for a refusal that `CAP_PERFMON` does not help against.
+fn refusal(error: &ProgramError) -> String {
+    let ProgramError::SyscallError(failed) = error else { return String::new() };
+    let remedy = if failed.io_error.kind() == io::ErrorKind::PermissionDenied {
+        "; where kernel.perf_event_paranoid is above 2, set it to 2 or run with CAP_SYS_ADMIN"
+    } else {
+        ""
+    };
+    format!(": {}{remedy}", failed.io_error)
 }
 
 /// An attached group of probes.

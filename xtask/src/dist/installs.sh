@@ -30,6 +30,10 @@ esac
 [ "$(inside malloc-daemon --version)" = "malloc-daemon $version" ] || fail "the daemon says another version"
 inside getent passwd malloc-daemon > /dev/null || fail "the service's user is missing"
 inside malloc-daemon check-config > /dev/null || fail "the installed configuration is refused"
+# TLS is off, and there for those who ask: another build says that it has none.
+printf '[tls]\ncertificate = "/nonexistent"\nkey = "/nonexistent"\n' > "$work/root/tmp/tls.toml"
+refused=$(inside malloc-daemon check-config /tmp/tls.toml 2>&1) && fail "a certificate that is not there is taken"
+case $refused in *--features*) fail "the packaged build has no TLS" ;; esac
 [ -s "$work/root/usr/share/bash-completion/completions/malloc-daemon" ] || fail "bash learns no completions"
 inside gzip --test /usr/share/man/man1/malloc-daemon-serve.1.gz || fail "serve has no manual page"
 [ "$(inside stat --format=%a:%U:%G /etc/malloc-daemon/config.toml)" = 644:root:root ] || fail "the configuration's rights"
@@ -38,21 +42,23 @@ if inside sh -c 'command -v systemd-analyze' > /dev/null; then
 fi
 
 # The installed program does its main work.
-inside malloc-daemon serve --listen unix:/run/malloc-daemon.sock 2> "$work/log" &
+# Not by the function, whose shell the signals below would go to.
+chroot "$work/root" malloc-daemon serve --listen unix:/run/malloc-daemon.sock 2> "$work/log" &
 daemon=$!
 trap 'kill $daemon 2> /dev/null || true' EXIT
 answer() {
     inside curl --silent --max-time 5 --unix-socket /run/malloc-daemon.sock "http://localhost$1"
 }
-for _ in $(seq 100); do
+# Each turn takes a tenth of a second or more.
+for _ in $(seq 600); do
     [ "$(answer /readyz)" = ready ] && break
     kill -0 $daemon 2> /dev/null || { cat "$work/log" >&2; fail "the installed daemon ended"; }
     sleep 0.1
 done
-[ "$(answer /readyz)" = ready ] || fail "the installed daemon is not ready after ten seconds"
+[ "$(answer /readyz)" = ready ] || fail "the installed daemon is not ready after a minute"
 answer /v1/processes | grep --quiet '"comm"' || fail "the installed daemon names no process"
 kill -TERM $daemon
-wait $daemon || fail "the installed daemon did not end well"
+wait $daemon || { cat "$work/log" >&2; fail "the installed daemon did not end well"; }
 trap - EXIT
 
 case $kind in

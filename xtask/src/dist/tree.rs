@@ -27,6 +27,10 @@ const COPIED: &[(&str, &str)] = &[
     ("packaging/deb/copyright", "usr/share/doc/malloc-daemon/copyright"),
 ];
 
+/// The same, for what is executed.
+const PROGRAMS: &[(&str, &str)] =
+    &[("packaging/malloc-daemon-rights", "usr/lib/systemd/system-generators/malloc-daemon-rights")];
+
 /// Where each shell looks for completions.
 const COMPLETIONS: &[(&str, &str)] = &[
     ("bash", "usr/share/bash-completion/completions/malloc-daemon"),
@@ -41,10 +45,12 @@ pub fn stage(workspace: &Workspace, daemon: &Path, root: &Path) -> Result<()> {
     let stripped = root.join("usr/bin/malloc-daemon");
     write(&stripped, &fs::read(daemon).with_context(|| format!("cannot read {}", daemon.display()))?, 0o755)?;
     shell::run(Command::new("strip").args(["--strip-unneeded"]).arg(&stripped))?;
-    for (from, to) in COPIED {
-        let path = workspace.root.join(from);
-        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        write(&root.join(to), &bytes, 0o644)?;
+    for (files, mode) in [(COPIED, 0o644), (PROGRAMS, 0o755)] {
+        for (from, to) in files {
+            let path = workspace.root.join(from);
+            let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            write(&root.join(to), &bytes, mode)?;
+        }
     }
     for (name, to) in COMPLETIONS {
         let script = Command::new(&stripped).args(["completions", name]).output().context("cannot start the daemon")?;
