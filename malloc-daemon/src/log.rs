@@ -44,9 +44,11 @@ impl<W: Write> Folding<W> {
         }
         self.allowed -= 1.0;
         if self.repeated > 0 {
+            self.allowed -= 1.0;
             writeln!(self.to, "the line before came {} times more", self.repeated)?;
         }
         if self.left_out > 0 {
+            self.allowed -= 1.0;
             writeln!(self.to, "{} lines were left out: more than one a second", self.left_out)?;
         }
         (self.repeated, self.left_out) = (0, 0);
@@ -116,8 +118,8 @@ mod tests {
         }
         let text = written(&log);
         let (told, counts): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.contains("WARN"));
-        assert!(told.len() <= 100 + BURST as usize, "{}", told.len());
-        assert!(told.len() >= 100);
+        assert!(text.lines().count() <= 100 + BURST as usize, "{}", text.lines().count());
+        assert!(told.len() >= 50, "{}", told.len());
         let left_out: u64 = counts.iter().filter_map(|line| line.split(' ').next()?.parse::<u64>().ok()).sum();
         assert_eq!(told.len() as u64 + left_out + log.left_out, 5000, "each line is told or counted");
     }
