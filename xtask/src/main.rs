@@ -9,6 +9,7 @@ mod shell;
 mod soak;
 mod test;
 mod tidy;
+mod vm;
 mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -66,6 +67,19 @@ enum Task {
         /// How long.
         #[arg(long, value_name = "N", default_value_t = 30)]
         minutes: u64,
+        /// Watch this daemon instead of building one.
+        #[arg(long, value_name = "FILE")]
+        daemon: Option<PathBuf>,
+    },
+    /// Boot virtual machines with a real systemd and the installed .deb, and run what needs a machine of its own.
+    ///
+    /// Needs qemu-system-x86, mmdebstrap and cpio; `cargo xtask setup` brings them. Emulated, so that it runs anywhere.
+    Vm {
+        /// Take the .deb that `cargo xtask dist` left in `target/dist`, if there is one.
+        #[arg(long)]
+        keep_packages: bool,
+        /// Only the machines of these names.
+        names: Vec<String>,
     },
     /// Check the rules of the tree that the compiler does not know.
     Tidy,
@@ -131,10 +145,15 @@ fn main() -> ExitCode {
         }
         Task::Ebpf { budgets: true, .. } => Workspace::find().and_then(|workspace| ebpf::budgets::rewrite(&workspace)),
         Task::Ebpf { output, .. } => Workspace::find().and_then(|workspace| ebpf::write(&workspace, output.as_deref())),
-        Task::Soak { minutes } => Workspace::find().and_then(|workspace| soak::soak(&workspace, minutes)),
+        Task::Soak { minutes, daemon } => {
+            Workspace::find().and_then(|workspace| soak::soak(&workspace, minutes, daemon.as_deref()))
+        }
         Task::Bench { quick, service, setup, dry, daemon } => {
             let selection = bench::Selection { quick, service, setup, dry: dry || service, daemon };
             Workspace::find().and_then(|workspace| bench::bench(&workspace, &selection))
+        }
+        Task::Vm { keep_packages, names } => {
+            Workspace::find().and_then(|workspace| vm::vm(&workspace, &names, keep_packages))
         }
         Task::Tidy => Workspace::find().and_then(|workspace| tidy::tidy(&workspace)),
         Task::Test { no_kernel, filter } => {

@@ -49,14 +49,24 @@ struct Look {
 }
 
 /// Starts the service and its load, watches for `minutes`, and fails when something grew, was lost or ended.
-pub fn soak(workspace: &Workspace, minutes: u64) -> Result<()> {
-    let build = ["build", "--locked", "--release", "--package", "malloc-daemon"];
-    shell::run(shell::cargo().current_dir(&workspace.root).args(build))?;
+///
+/// Without `daemon` it builds one.
+pub fn soak(workspace: &Workspace, minutes: u64, daemon: Option<&Path>) -> Result<()> {
+    let built = workspace.daemon_binary();
+    if daemon.is_none() {
+        let build = ["build", "--locked", "--release", "--package", "malloc-daemon"];
+        shell::run(shell::cargo().current_dir(&workspace.root).args(build))?;
+    }
     let programs = compile(workspace)?;
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let listen = format!("127.0.0.1:{port}");
-    let mut serve = shell::as_root(workspace.daemon_binary(), "start the daemon, which attaches probes to the kernel")?;
-    serve.args(["serve", "--listen", &listen, "--comm", "sizes"]).stderr(Stdio::inherit());
+    // What is on disk is written, read and bounded for as long.
+    let history = tempfile::tempdir()?;
+    let mut serve = shell::as_root(daemon.unwrap_or(&built), "start the daemon, which attaches probes to the kernel")?;
+    serve
+        .args(["serve", "--listen", &listen, "--comm", "sizes", "--history"])
+        .arg(history.path())
+        .stderr(Stdio::inherit());
     let mut daemon = serve.spawn().context("cannot start the daemon")?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -119,7 +129,16 @@ fn watch(daemon: &mut Child, listen: &str, length: Duration, stop: &AtomicBool) 
             bail!("the daemon ended with {status} after {:.0} s", start.elapsed().as_secs_f64());
         }
         // Scraped and read as it would be, more often.
-        for path in ["/v1/snapshot", "/v1/processes", "/metrics", "/v1/raises", "/v1/crossings", "/v1/health", "/"] {
+        for path in [
+            "/v1/snapshot",
+            "/v1/processes",
+            "/metrics",
+            "/v1/raises",
+            "/v1/crossings",
+            "/v1/health",
+            "/v1/history",
+            "/",
+        ] {
             answers += u64::from(get(listen, path).is_ok_and(|(status, _)| status == 200));
         }
         let losses = get(listen, "/v1/health").ok().and_then(|(_, body)| losses(&serde_json::from_str(&body).ok()?));

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::process::PATIENCE;
+use crate::process::patience;
 
 /// An answer.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Answer {
 #[must_use]
 pub fn try_get(address: &str, path: &str) -> Option<Answer> {
     let stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.set_read_timeout(Some(patience())).ok()?;
     exchange(stream, address, path)
 }
 
@@ -49,7 +49,7 @@ pub fn try_get(address: &str, path: &str) -> Option<Answer> {
 #[must_use]
 pub fn try_get_unix(socket: &Path, path: &str) -> Option<Answer> {
     let stream = UnixStream::connect(socket).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.set_read_timeout(Some(patience())).ok()?;
     exchange(stream, "localhost", path)
 }
 

@@ -9,7 +9,12 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longer than any step takes on a loaded machine with two processors; reached only when something hangs.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// `MALLOC_DAEMON_PATIENCE` is another number of seconds, for a machine that is emulated.
+#[must_use]
+pub fn patience() -> Duration {
+    let told = std::env::var("MALLOC_DAEMON_PATIENCE").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(told.unwrap_or(60))
+}
 
 /// How a program ended and all it wrote.
 #[derive(Debug)]
@@ -36,7 +41,7 @@ impl Ended {
 /// Runs a program to its end with nothing on its standard input.
 ///
 /// # Panics
-/// If it cannot be started or does not end within [`PATIENCE`].
+/// If it cannot be started or does not end within [`patience`].
 pub fn run(command: &mut Command) -> Ended {
     Running::start(command).end()
 }
@@ -131,9 +136,9 @@ impl Running {
     /// Waits for a line on standard error that contains this text, and returns it.
     ///
     /// # Panics
-    /// If the stream ends, or [`PATIENCE`] does, before such a line.
+    /// If the stream ends, or [`patience`] does, before such a line.
     pub fn wait_for_error_line(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             match self.errors.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
@@ -162,7 +167,7 @@ impl Running {
     /// Closes its input, reads its streams to their end and waits for it.
     ///
     /// # Panics
-    /// If it does not end within [`PATIENCE`].
+    /// If it does not end within [`patience`].
     pub fn end(mut self) -> Ended {
         self.input = None;
         let mut output = self.output.take().expect("open output");
@@ -176,7 +181,7 @@ impl Running {
             let status = child.wait();
             let _receiver_gone = done.send((status, stdout));
         });
-        let Ok((status, stdout)) = finished.recv_timeout(PATIENCE) else {
+        let Ok((status, stdout)) = finished.recv_timeout(patience()) else {
             let _gone = kill_process(pid, Signal::KILL);
             panic!("process {pid:?} does not end; standard error so far:\n{}", self.drain_errors());
         };
@@ -209,14 +214,14 @@ impl Drop for Running {
 /// Asks again and again, until there is an answer.
 ///
 /// # Panics
-/// If there is none within [`PATIENCE`]; `what` says what was waited for.
+/// If there is none within [`patience`]; `what` says what was waited for.
 pub fn until<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
     within_patience(ask).unwrap_or_else(|| panic!("waited in vain: {what}"))
 }
 
-/// The same; `None` if there is no answer within [`PATIENCE`].
+/// The same; `None` if there is no answer within [`patience`].
 pub fn within_patience<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     loop {
         if let Some(answer) = ask() {
             return Some(answer);

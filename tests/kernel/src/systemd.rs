@@ -1,8 +1,9 @@
-//! A real systemd that runs the shipped units, in a mount namespace of its own.
+//! A real systemd that runs the shipped units.
 //!
-//! It is the manager of a user, root's, and not PID 1: the observed processes and the daemon must be in the machine's
-//! first pid namespace, and there PID 1 is taken. It applies what the units say all the same: user, capabilities,
-//! sandbox, readiness, watchdog, reload, restarts, sockets.
+//! On a machine that has other work it is the manager of a user, root's, and not PID 1: the observed processes and the
+//! daemon must be in the machine's first pid namespace, and there PID 1 is taken. It applies what the units say all the
+//! same: user, capabilities, sandbox, readiness, watchdog, reload, restarts, sockets. On a machine that belongs to the
+//! tests (`cargo xtask vm`) it is PID 1, and the service is the installed package's.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -50,19 +51,39 @@ export HOME=/run/service-test XDG_RUNTIME_DIR=/run/service-test/runtime SYSTEMD_
 exec /lib/systemd/systemd --user --log-target=null --unit=basic.target
 "#;
 
-/// The manager; its end is the end of what it runs.
-pub struct Systemd {
-    manager: Child,
-    group: String,
+/// Who manages the service.
+enum Manager {
+    /// A user's manager, with the name of its control group; its end is the end of what it runs.
+    User(Child, String),
+    /// PID 1 of a machine that belongs to the tests, where the package is installed.
+    Machine,
+}
+
+/// The service under a manager.
+pub struct Systemd(Manager);
+
+/// Whether this machine, its clock, memory and service, belongs to the tests.
+#[must_use]
+pub fn owns_the_machine() -> bool {
+    std::env::var_os("MALLOC_DAEMON_MACHINE").is_some_and(|value| value == "own")
 }
 
 impl Systemd {
     /// Starts it, with a drop-in for the service: its `[Service]` lines.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If it does not come up.
     #[must_use]
     pub fn start(drop_in: &str) -> Self {
+        if owns_the_machine() {
+            let systemd = Systemd(Manager::Machine);
+            // The service that came up with the machine.
+            systemd.control(&["stop", "malloc-daemon.socket", "malloc-daemon.service"]);
+            systemd.drop_in(&format!(
+                "[Service]\nRestartSec=100ms\nExecStart=\nExecStart=/usr/bin/malloc-daemon -v serve\n{drop_in}\n"
+            ));
+            return systemd;
+        }
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let group = format!("service-test-{}-{number}", std::process::id());
@@ -74,7 +95,7 @@ impl Systemd {
             .stdin(Stdio::null())
             .spawn()
             .expect("unshare, of util-linux");
-        let systemd = Systemd { manager, group };
+        let systemd = Systemd(Manager::User(manager, group));
         let socket = systemd.path("runtime/systemd/private");
         until("systemd runs", || socket.exists().then_some(()));
         // The socket of PID 1 is open to every user.
@@ -89,7 +110,10 @@ impl Systemd {
     }
 
     fn drop_in(&self, text: &str) {
-        let folder = self.path("units/malloc-daemon.service.d");
+        let folder = match self.0 {
+            Manager::User(..) => self.path("units/malloc-daemon.service.d"),
+            Manager::Machine => PathBuf::from("/run/systemd/system/malloc-daemon.service.d"),
+        };
         std::fs::create_dir_all(&folder).expect("a folder");
         std::fs::write(folder.join("test.conf"), text).expect("written");
         self.control(&["daemon-reload"]);
@@ -98,7 +122,12 @@ impl Systemd {
     /// A path of the test as the test sees it.
     #[must_use]
     pub fn path(&self, below: &str) -> PathBuf {
-        Path::new("/proc").join(self.manager.id().to_string()).join("root").join(&INSIDE[1..]).join(below)
+        match &self.0 {
+            Manager::User(manager, _) => {
+                Path::new("/proc").join(manager.id().to_string()).join("root").join(&INSIDE[1..]).join(below)
+            }
+            Manager::Machine => Path::new(INSIDE).join(below),
+        }
     }
 
     /// The configuration of the service.
@@ -106,13 +135,24 @@ impl Systemd {
     /// # Panics
     /// If it cannot be written.
     pub fn configure(&self, text: &str) {
-        std::fs::write(self.path("config.toml"), text).expect("written");
+        let file = match self.0 {
+            Manager::User(..) => self.path("config.toml"),
+            Manager::Machine => PathBuf::from("/etc/malloc-daemon/config.toml"),
+        };
+        std::fs::write(file, text).expect("written");
     }
 
     /// What the service wrote so far.
     #[must_use]
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+        match self.0 {
+            Manager::User(..) => std::fs::read_to_string(self.path("log")).unwrap_or_default(),
+            Manager::Machine => {
+                let journal = ["--unit=malloc-daemon.service", "--output=cat", "--no-pager"];
+                let told = Command::new("journalctl").args(journal).output().expect("journalctl, of systemd");
+                String::from_utf8_lossy(&told.stdout).into_owned()
+            }
+        }
     }
 
     /// `systemctl` with these arguments: whether it succeeded, and what it wrote.
@@ -120,14 +160,23 @@ impl Systemd {
     /// # Panics
     /// If it cannot be run.
     pub fn control(&self, arguments: &[&str]) -> (bool, String) {
-        let done = Command::new("nsenter")
-            .args(["--mount", "--target", &self.manager.id().to_string()])
-            .args(["env", &format!("XDG_RUNTIME_DIR={INSIDE}/runtime")])
-            .args(["timeout", "240", "systemctl", "--user", "--no-pager"])
-            .stdin(Stdio::null())
-            .args(arguments)
-            .output()
-            .expect("nsenter, of util-linux");
+        let mut systemctl = match &self.0 {
+            Manager::User(manager, _) => {
+                let mut systemctl = Command::new("nsenter");
+                systemctl
+                    .args(["--mount", "--target", &manager.id().to_string()])
+                    .args(["env", &format!("XDG_RUNTIME_DIR={INSIDE}/runtime")])
+                    .args(["timeout", "240", "systemctl", "--user"]);
+                systemctl
+            }
+            Manager::Machine => {
+                let mut systemctl = Command::new("timeout");
+                systemctl.args(["240", "systemctl"]);
+                systemctl
+            }
+        };
+        let done = systemctl.arg("--no-pager").args(arguments).stdin(Stdio::null()).output();
+        let done = done.expect("nsenter and timeout");
         let text = [done.stdout, done.stderr].concat();
         (done.status.success(), String::from_utf8_lossy(&text).trim_end().to_owned())
     }
@@ -167,13 +216,19 @@ impl Drop for Systemd {
     fn drop(&mut self) {
         // Each step fails only for what is gone.
         let _stopped = self.control(&["stop", "malloc-daemon.socket", "malloc-daemon.service"]);
-        if let Some(pid) = i32::try_from(self.manager.id()).ok().and_then(Pid::from_raw) {
+        let Manager::User(manager, group) = &mut self.0 else {
+            // The machine's service is the shipped one again.
+            let _gone = std::fs::remove_dir_all("/run/systemd/system/malloc-daemon.service.d");
+            self.control(&["daemon-reload"]);
+            return;
+        };
+        if let Some(pid) = i32::try_from(manager.id()).ok().and_then(Pid::from_raw) {
             // It would look for units that are not here to end by. Nothing of it is left running.
             let _gone = kill_process(pid, Signal::KILL);
         }
-        let _reaped = self.manager.wait();
+        let _reaped = manager.wait();
         for hierarchy in ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"] {
-            remove_groups(&Path::new(hierarchy).join(&self.group));
+            remove_groups(&Path::new(hierarchy).join(&group));
         }
     }
 }

@@ -200,6 +200,11 @@ fn compile_with(compiler: &Path, name: &str, output: &str, flags: &[&str]) -> Re
 }
 
 fn compile_source(compiler: &Path, name: &str, output: &str, flags: &[&str]) -> Result<PathBuf, String> {
+    // A machine without a compiler brings them.
+    if let Some(brought) = std::env::var_os("MALLOC_DAEMON_VICTIMS") {
+        let path = PathBuf::from(brought).join(output);
+        return if path.exists() { Ok(path) } else { Err(format!("{} is missing", path.display())) };
+    }
     let sources = workspace().join("tests/programs");
     let source = sources.join(name);
     // Libraries come after what needs them.
