@@ -37,8 +37,8 @@ fn assert_shown(what: &str, text: &str) {
     }
 }
 
-/// What `NAME{LABEL="VALUE",..} NUMBER` holds; `None` if it is not that.
-fn sample(line: &str) -> Option<(&str, Vec<(&str, String)>, f64)> {
+/// The labels of `NAME{LABEL="VALUE",..} NUMBER`; `None` if it is not that.
+fn labels_of(line: &str) -> Option<Vec<(&str, String)>> {
     let word = |text: &str| text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let name = &line[..word(line)?];
     let mut rest = &line[name.len()..];
@@ -71,14 +71,14 @@ fn sample(line: &str) -> Option<(&str, Vec<(&str, String)>, f64)> {
         }
         rest = &rest[1..];
     }
-    Some((name, labels, rest.strip_prefix(' ')?.parse().ok()?))
+    rest.strip_prefix(' ')?.parse::<f64>().ok().map(|_| labels)
 }
 
 #[test]
 fn a_sample_with_what_it_should_not_hold_is_none() {
-    assert!(sample("a_total{comm=\"x\\\"y\\\\\",f=\"g\"} 3").is_some_and(|(_, labels, _)| labels[0].1 == "x\"y\\"));
+    assert!(labels_of("a_total{comm=\"x\\\"y\\\\\",f=\"g\"} 3").is_some_and(|labels| labels[0].1 == "x\"y\\"));
     for line in ["a{b=\"c\"} 1 d", "a{b=\"c\"d\"} 1", "a{b=\"\\x\"} 1", "a", "} 1", "a{b=\"c\"}1"] {
-        assert!(sample(line).is_none(), "{line}");
+        assert!(labels_of(line).is_none(), "{line}");
     }
 }
 
@@ -117,7 +117,7 @@ fn names_of_ten_thousand_processes_leave_escaped() {
     let metrics = String::from_utf8(metrics).expect("UTF-8");
     let mut labelled = BTreeSet::new();
     for line in metrics.lines().filter(|line| !line.starts_with('#')) {
-        let (_, labels, _) = sample(line).unwrap_or_else(|| panic!("no sample: {line:?}"));
+        let labels = labels_of(line).unwrap_or_else(|| panic!("no sample: {line:?}"));
         for (label, value) in labels {
             assert_shown("a label", &value);
             labelled.extend((label == "comm").then_some(value));
