@@ -77,6 +77,7 @@ impl Systemd {
     pub fn start(drop_in: &str) -> Self {
         if owns_the_machine() {
             let systemd = Systemd(Manager::Machine);
+            std::fs::create_dir_all(INSIDE).expect("a folder");
             // The service that came up with the machine.
             systemd.control(&["stop", "malloc-daemon.socket", "malloc-daemon.service"]);
             systemd.drop_in(&format!(
