@@ -170,7 +170,16 @@ fn kernel(workspace: &Workspace, selection: &Selection, record: &mut Record) {
         shell::run(cargo(workspace).args(["build", "--locked", "--release", "--package", "malloc-daemon"]))?;
         let mut tests = cargo(workspace);
         tests
-            .args(["test", "--locked", "--package", "kernel-tests", "--features", "real-kernel", "--no-fail-fast", "--"])
+            .args([
+                "test",
+                "--locked",
+                "--package",
+                "kernel-tests",
+                "--features",
+                "real-kernel",
+                "--no-fail-fast",
+                "--",
+            ])
             // More at once would disturb each other's figures on a small machine.
             .arg("--test-threads=2")
             .args(selection.filter.as_deref())
