@@ -38,6 +38,8 @@ After=basic.target
 
 [Service]
 Type=oneshot
+# A victim that the kernel kills for memory is no end of the tests.
+OOMPolicy=continue
 StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/ttyS0
