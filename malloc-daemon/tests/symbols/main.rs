@@ -165,7 +165,7 @@ fn a_process_that_was_noted_is_named_after_its_end() {
     let stack = symbolizer.stack(&taken.sample());
     assert_in_a_row(&stack, &["stop_here", "third", "second", "first", "main"]);
     let stack = Symbolizer::new(limits()).stack(&taken.sample());
-    assert_eq!((stack.frames.len(), stack.end), (1, StackEnd::ModuleUnknown));
+    assert_eq!((stack.frames.len(), stack.end), (1, StackEnd::ProcessGone));
     assert_eq!(stack.frames[0].address, taken.ip);
 }
 
