@@ -137,7 +137,7 @@ fn median(values: &mut [f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-// EST-1
+// EST-2
 #[test]
 fn the_interval_holds_the_truth_in_at_least_93_of_100_trials() {
     let kinds: [Kind; 13] = [

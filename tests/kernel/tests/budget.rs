@@ -70,7 +70,7 @@ fn shares(image: &Image) -> BTreeMap<u64, (f64, f64)> {
     sizes.map(|b| (b["lo"].as_u64().expect("lo"), (interval(b, 0), interval(b, 1)))).collect()
 }
 
-// COST-2, EST-1: the probed program and its unprobed twin take turns.
+// COST-2, EST-2: the probed program and its unprobed twin take turns.
 #[test]
 fn a_program_that_allocates_as_fast_as_it_can_is_hardly_slowed_and_its_calls_are_estimated() {
     const LEAST_ROUNDS: usize = 24;
