@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::model::{Process, Raise, Snapshot, ThresholdMode};
-use super::what_if::{CHURN_PER_SECOND, DEFAULT_THRESHOLD, churned, per_second};
+use super::what_if::{self, DEFAULT_THRESHOLD};
 
 /// Retained bytes worth a word: 1 MiB, and a tenth of what the arenas hold.
 const RETAINED: u64 = 1 << 20;
@@ -152,12 +152,11 @@ fn retained(process: &Process) -> Option<Finding> {
 }
 
 fn churn(process: &Process) -> Option<Finding> {
-    let (chunks, crossings) = (churned(process)?, process.crossings.as_ref()?);
+    let ((chunks, per_second), crossings) = (what_if::churn(process)?, process.crossings.as_ref()?);
     let ends = crossings.ends.as_ref()?;
-    let rate = per_second(chunks, process.observed_ms);
-    (rate >= CHURN_PER_SECOND).then(|| Finding::Churn {
+    Some(Finding::Churn {
         chunks,
-        per_second: rate,
+        per_second,
         bytes: ends.churned.bytes,
         page_faults: crossings.faults.as_ref().and_then(|faults| faults.total).map(|total| total.faults),
         kernel_ns: crossings.mmap_ns.saturating_add(ends.munmap_ns),

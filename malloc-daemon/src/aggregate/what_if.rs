@@ -154,13 +154,18 @@ fn keep_large_blocks_out(process: &Process) -> Option<WhatIf> {
     })
 }
 
+/// Chunks that were mapped and unmapped again at once, and how many a second; `None`: too few to speak of. A single one
+/// in a short time has a rate, too.
+pub fn churn(process: &Process) -> Option<(u64, u64)> {
+    let chunks = churned(process)?;
+    let rate = per_second(chunks, process.observed_ms);
+    (chunks >= CHURN_PER_SECOND && rate >= CHURN_PER_SECOND).then_some((chunks, rate))
+}
+
 /// Chunks are mapped and unmapped again and again: a threshold above them keeps them in the heap.
 fn keep_churn_in(process: &Process) -> Option<WhatIf> {
     let crossings = process.crossings.as_ref()?;
-    let unmapped = churned(process)?;
-    if per_second(unmapped, process.observed_ms) < CHURN_PER_SECOND {
-        return None;
-    }
+    churn(process)?;
     // The edge above nine tenths of the chunks, or above all where that is not far: a few large ones are not worth a
     // threshold above them.
     let wanted = crossings.count.calls - crossings.count.calls / 10;

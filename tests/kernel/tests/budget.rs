@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kernel_tests::daemon::Serving;
@@ -13,6 +14,12 @@ use kernel_tests::truth::Truth;
 use kernel_tests::victim;
 use rustix::process::Signal;
 use serde_json::Value;
+
+/// Prices and probes are the whole machine's: these tests run one after the other.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn rate() -> Running {
     let mut rate = Running::start(&mut Command::new(victim::program("rate")));
@@ -73,6 +80,7 @@ fn shares(image: &Image) -> BTreeMap<u64, (f64, f64)> {
 // COST-2, EST-2: the probed program and its unprobed twin take turns.
 #[test]
 fn a_program_that_allocates_as_fast_as_it_can_is_hardly_slowed_and_its_calls_are_estimated() {
+    let _alone = alone();
     const LEAST_ROUNDS: usize = 24;
     const MOST_ROUNDS: usize = 120;
     let (mut probed, mut twin) = (rate(), rate());
@@ -131,6 +139,7 @@ fn a_program_that_allocates_as_fast_as_it_can_is_hardly_slowed_and_its_calls_are
 // COST-2
 #[test]
 fn a_jump_of_the_rate_ends_full_probing_within_two_seconds() {
+    let _alone = alone();
     let mut rate = rate();
     let pid = rate.pid();
     let serving = serving(pid, &[]);
@@ -154,6 +163,7 @@ fn a_jump_of_the_rate_ends_full_probing_within_two_seconds() {
 // cache all of them.
 #[test]
 fn the_arena_stays_exact_where_its_entries_fit_the_budget() {
+    let _alone = alone();
     let mut rate = rate();
     let pid = rate.pid();
     let serving = serving(pid, &[]);
@@ -178,6 +188,7 @@ fn of_size(image: &Image, lo: u64) -> u64 {
 // SAFE-1, HONEST-1: one signal takes every probe out, another puts them back.
 #[test]
 fn a_signal_takes_all_probes_out_within_two_seconds_and_another_puts_them_back() {
+    let _alone = alone();
     let mut rate = rate();
     let pid = rate.pid();
     let serving = serving(pid, &["--budget", "100"]);
@@ -208,6 +219,7 @@ fn a_signal_takes_all_probes_out_within_two_seconds_and_another_puts_them_back()
 // SAFE-1: the configuration switches, too, from the start and at a reload.
 #[test]
 fn a_key_of_the_configuration_keeps_all_probes_out() {
+    let _alone = alone();
     let rate = rate();
     let pid = rate.pid();
     let folder = tempfile::tempdir().expect("a folder");
