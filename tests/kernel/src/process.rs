@@ -156,6 +156,12 @@ impl Running {
         }
     }
 
+    /// Whether a line with this text has come on standard error by now.
+    pub fn has_error_line(&mut self, text: &str) -> bool {
+        self.seen_errors.extend(self.errors.try_iter());
+        self.seen_errors.iter().any(|line| line.contains(text))
+    }
+
     /// Sends it a signal; one that has ended already does not mind.
     pub fn signal(&self, signal: Signal) {
         if let Some(pid) = self.child.as_ref().and_then(|child| Pid::from_raw(i32::try_from(child.id()).ok()?)) {
