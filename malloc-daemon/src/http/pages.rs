@@ -10,6 +10,7 @@ use flate2::write::GzEncoder;
 use tokio::sync::OnceCell;
 
 use super::Api;
+use super::changes::Difference;
 use crate::aggregate::model::Snapshot;
 use crate::report::json;
 use crate::report::prometheus::{self, Format};
@@ -27,6 +28,7 @@ pub(super) enum Page {
     Snapshot,
     Since(u64),
     Processes,
+    ProcessesSince(u64),
     Metrics(Format),
 }
 
@@ -46,6 +48,7 @@ pub(super) struct Pages {
     classic: Arc<Body>,
     open_metrics: Arc<Body>,
     differences: Mutex<BTreeMap<u64, Arc<Body>>>,
+    list_differences: Mutex<BTreeMap<u64, Arc<Body>>>,
 }
 
 impl Pages {
@@ -57,6 +60,7 @@ impl Pages {
             classic: Arc::default(),
             open_metrics: Arc::default(),
             differences: Mutex::default(),
+            list_differences: Mutex::default(),
         }
     }
 
@@ -66,15 +70,19 @@ impl Pages {
             Page::Processes => Arc::clone(&self.processes),
             Page::Metrics(Format::Classic) => Arc::clone(&self.classic),
             Page::Metrics(Format::OpenMetrics) => Arc::clone(&self.open_metrics),
-            Page::Since(since) => {
-                let mut kept = lock(&self.differences);
-                if kept.len() >= DIFFERENCES && !kept.contains_key(&since) {
-                    return Arc::default();
-                }
-                Arc::clone(kept.entry(since).or_default())
-            }
+            Page::Since(since) => kept(&self.differences, since),
+            Page::ProcessesSince(since) => kept(&self.list_differences, since),
         }
     }
+}
+
+/// The difference since `since`, as long as there is room for it.
+fn kept(differences: &Mutex<BTreeMap<u64, Arc<Body>>>, since: u64) -> Arc<Body> {
+    let mut kept = lock(differences);
+    if kept.len() >= DIFFERENCES && !kept.contains_key(&since) {
+        return Arc::default();
+    }
+    Arc::clone(kept.entry(since).or_default())
 }
 
 impl Api {
@@ -118,8 +126,11 @@ impl Api {
             Page::Snapshot => json::to_vec(&json::snapshot(snapshot)),
             Page::Since(since) => {
                 let difference = lock(&self.changes).since(since, snapshot);
-                let known = difference.as_ref().map(|known| (known.changed.as_slice(), known.gone.as_slice()));
-                json::to_vec(&json::difference(snapshot, since, known))
+                json::to_vec(&json::difference(snapshot, since, known(difference.as_ref())))
+            }
+            Page::ProcessesSince(since) => {
+                let difference = lock(&self.changes).since(since, snapshot);
+                json::to_vec(&json::list_difference(snapshot, since, known(difference.as_ref())))
             }
             Page::Processes => json::to_vec(&json::process_list(snapshot)),
             Page::Metrics(format) => {
@@ -139,6 +150,10 @@ impl Api {
         }
         Arc::clone(&pages)
     }
+}
+
+fn known(difference: Option<&Difference>) -> json::Known<'_> {
+    difference.map(|difference| (difference.changed.as_slice(), difference.gone.as_slice()))
 }
 
 /// The fastest level: whoever asks, the daemon's own cost is what counts.

@@ -12,7 +12,7 @@ pub mod prometheus;
 pub(crate) mod sample;
 pub mod text;
 pub mod trace;
-mod units;
+pub(crate) mod units;
 mod words;
 
 pub use escape::printable;

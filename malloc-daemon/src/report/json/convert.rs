@@ -110,6 +110,7 @@ pub(super) fn listed(process: &Process) -> doc::ListedProcess<'_> {
         observed_ms: process.observed_ms,
         funnel: funnel(&process.funnel),
         threshold: process.threshold.as_ref().map(threshold),
+        heap: heap::listed(process),
         crossings: process.crossings.as_ref().map(|sized| count(sized.count)),
         syscalls: doc::ListedSyscalls {
             mmap: listed_syscall(&calls.mmap),

@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 
 mod cost;
 mod crossings;
+mod list;
 
 pub use super::estimate::{Bucket, Estimate, Level};
 pub use cost::{ByDepth, Calibration, Cost, Daemon, HitPrices};
 pub use crossings::{ChunkFaults, Crossings};
+pub use list::{ListDifference, ListedAllocator, ListedProcess, ListedSyscall, ListedSyscalls, ProcessList};
 
 /// The version of every document here.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -66,17 +68,6 @@ pub struct Gone {
     pub start_time_ticks: u64,
     /// When the image was first seen, nanoseconds since boot.
     pub image_ns: u64,
-}
-
-/// `/v1/processes`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ProcessList<'a> {
-    /// [`SCHEMA_VERSION`]
-    pub schema_version: u32,
-    /// The snapshot it is taken from.
-    pub sequence: u64,
-    /// Images of processes, without functions and histograms.
-    pub processes: Vec<ListedProcess<'a>>,
 }
 
 /// `/v1/processes/{pid}`
@@ -248,43 +239,6 @@ pub struct Process<'a> {
     pub cost: Option<Cost>,
 }
 
-/// One image of a process, in short.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ListedProcess<'a> {
-    /// Process id in the initial namespace.
-    pub pid: u32,
-    /// Start in clock ticks since boot: with `pid` its identity.
-    pub start_time_ticks: u64,
-    /// When this image was first seen, nanoseconds since boot: tells images of one process apart.
-    pub image_ns: u64,
-    /// The name it gave itself.
-    pub comm: Text<'a>,
-    /// Path of the executable.
-    pub exe: Option<Text<'a>>,
-    /// Path of its control group.
-    pub cgroup: Option<Text<'a>>,
-    /// The allocator that serves it.
-    pub allocator: Option<ListedAllocator<'a>>,
-    /// `syscall`, `sysmalloc`, `arena` or `call`.
-    pub depth: Text<'a>,
-    /// Nothing is missing since it was first observed.
-    pub complete: bool,
-    /// `null` while it runs; `exited`; `replaced` by another program.
-    pub ended: Option<Text<'a>>,
-    /// Milliseconds it has been observed for.
-    pub observed_ms: u64,
-    /// From call to kernel.
-    pub funnel: Funnel,
-    /// The mmap threshold.
-    pub threshold: Option<Threshold<'a>>,
-    /// Chunks that `malloc` mapped.
-    pub crossings: Option<Count>,
-    /// System calls in short.
-    pub syscalls: ListedSyscalls,
-    /// What observing costs it.
-    pub cost: Option<Cost>,
-}
-
 /// The allocator of a process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Allocator<'a> {
@@ -302,15 +256,6 @@ pub struct Allocator<'a> {
     pub not_counted: Vec<Text<'a>>,
     /// Other files with a `malloc` that the process maps.
     pub also_mapped: Vec<Text<'a>>,
-}
-
-/// The allocator of a process, in short.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ListedAllocator<'a> {
-    /// `glibc`, `jemalloc`, `tcmalloc`, `mimalloc`, `musl` or `unknown`.
-    pub kind: Text<'a>,
-    /// Version.
-    pub version: Option<Text<'a>>,
 }
 
 /// A depth that was asked for and is not measured.
@@ -434,30 +379,6 @@ pub struct Brk<'a> {
     pub bytes_by_origin: ByOrigin<'a>,
     /// Nanoseconds from entry to return.
     pub latency_ns: Vec<Bucket>,
-}
-
-/// The four system calls in short.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ListedSyscalls {
-    /// `mmap`
-    pub mmap: ListedSyscall,
-    /// `munmap`
-    pub munmap: ListedSyscall,
-    /// `mremap`
-    pub mremap: ListedSyscall,
-    /// `brk`
-    pub brk: ListedSyscall,
-}
-
-/// One system call in short.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ListedSyscall {
-    /// How many returned.
-    pub calls: u64,
-    /// How many of them failed.
-    pub failed: u64,
-    /// Bytes of those that succeeded.
-    pub bytes: u64,
 }
 
 /// The body of every answer that is not a success.

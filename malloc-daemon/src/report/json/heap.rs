@@ -31,6 +31,19 @@ pub struct Heap {
     pub minor_faults: Option<u64>,
 }
 
+/// The same in short.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ListedHeap {
+    /// Bytes that the arenas have of the kernel.
+    pub system_bytes: u64,
+    /// Bytes in the chunks at the tops.
+    pub top_bytes: u64,
+    /// Bytes at the tops and in free chunks: held, and not used by the program.
+    pub retained_bytes: u64,
+    /// All free chunks were counted; otherwise at least these bytes are retained.
+    pub complete: bool,
+}
+
 /// One arena.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Arena {
@@ -69,6 +82,16 @@ pub(super) fn heap(process: &Process) -> Option<Heap> {
         max_mmapped_bytes: heap.max_mmapped_bytes,
         resident_bytes: heap.resident_bytes,
         minor_faults: heap.minor_faults,
+    })
+}
+
+pub(super) fn listed(process: &Process) -> Option<ListedHeap> {
+    let heap = process.heap.as_ref().filter(|heap| heap.not_read.is_none())?;
+    Some(ListedHeap {
+        system_bytes: heap.system_bytes(),
+        top_bytes: heap.top_bytes(),
+        retained_bytes: heap.retained_bytes(),
+        complete: heap.is_complete(),
     })
 }
 

@@ -46,40 +46,67 @@ fn selected<'a>(snapshot: &'a Snapshot, is_told: &dyn Fn(&Process) -> bool) -> d
 /// An image of a process: its identity and when it was first seen.
 pub type ImageKey = (ProcessId, u64);
 
-/// `/v1/snapshot?since=`: `known` are the images that changed and those that are gone since; `None`: all are told.
+/// Images that changed and those that are gone since a snapshot; `None`: that is not known.
+pub type Known<'a> = Option<(&'a [ImageKey], &'a [ImageKey])>;
+
+/// `/v1/snapshot?since=`: where nothing is known, all are told.
 #[must_use]
-pub fn difference<'a>(
-    now: &'a Snapshot,
-    since: u64,
-    known: Option<(&[ImageKey], &[ImageKey])>,
-) -> document::Difference<'a> {
-    let key = |process: &Process| (process.id, process.image_ns);
+pub fn difference<'a>(now: &'a Snapshot, since: u64, known: Known<'_>) -> document::Difference<'a> {
     let Some((changed, gone)) = known else {
         return document::Difference { snapshot: snapshot(now), since, whole: true, gone: Vec::new() };
     };
     let changed: HashSet<&ImageKey> = changed.iter().collect();
-    // What went after this snapshot is told with the next.
+    document::Difference {
+        snapshot: selected(now, &|process| changed.contains(&key(process))),
+        since,
+        whole: false,
+        gone: gone_from(now, gone),
+    }
+}
+
+fn key(process: &Process) -> ImageKey {
+    (process.id, process.image_ns)
+}
+
+/// What went after this snapshot is told with the next.
+fn gone_from(now: &Snapshot, gone: &[ImageKey]) -> Vec<document::Gone> {
     let held: HashSet<ImageKey> = now.processes.iter().map(|process| key(process)).collect();
     let gone = gone.iter().filter(|gone| !held.contains(gone)).map(|(id, image_ns)| document::Gone {
         pid: id.pid,
         start_time_ticks: id.start_ticks,
         image_ns: *image_ns,
     });
-    document::Difference {
-        snapshot: selected(now, &|process| changed.contains(&key(process))),
-        since,
-        whole: false,
-        gone: gone.collect(),
-    }
+    gone.collect()
 }
 
 /// `/v1/processes`: every image without its functions and histograms.
 #[must_use]
 pub fn process_list(snapshot: &Snapshot) -> document::ProcessList<'_> {
+    listed(snapshot, &|_| true)
+}
+
+fn listed<'a>(snapshot: &'a Snapshot, is_told: &dyn Fn(&Process) -> bool) -> document::ProcessList<'a> {
+    let told = snapshot.processes.iter().filter(|process| is_told(process));
     document::ProcessList {
         schema_version: SCHEMA_VERSION,
         sequence: snapshot.sequence,
-        processes: snapshot.processes.iter().map(|process| convert::listed(process)).collect(),
+        window: convert::window(snapshot.window),
+        processes: told.map(|process| convert::listed(process)).collect(),
+    }
+}
+
+/// `/v1/processes?since=`: where nothing is known, all are told.
+#[must_use]
+pub fn list_difference<'a>(now: &'a Snapshot, since: u64, known: Known<'_>) -> document::ListDifference<'a> {
+    let Some((changed, gone)) = known else {
+        return document::ListDifference { list: process_list(now), since, whole: true, gone: Vec::new() };
+    };
+    let changed: HashSet<&ImageKey> = changed.iter().collect();
+    document::ListDifference {
+        list: listed(now, &|process| changed.contains(&key(process))),
+        since,
+        whole: false,
+        gone: gone_from(now, gone),
     }
 }
 
