@@ -18,9 +18,9 @@ use crate::{
 const LINKER_PACKAGES: &[&str] = &["llvm-22-dev", "libpolly-22-dev", "libzstd-dev", "zlib1g-dev", "g++"];
 
 /// Packages that the tests need: a C compiler for victim programs, the libc's symbols to judge
-/// inferred sites by, a real program that allocates, a service manager.
+/// inferred sites by, a real program that allocates, a service manager, an interpreter for the dashboard's scripts.
 const TEST_PACKAGES: &[&str] =
-    &["gcc", "g++", "libc6-dev", "libc6-dbg", "sqlite3", "python3", "python3-dev", "systemd"];
+    &["gcc", "g++", "libc6-dev", "libc6-dbg", "sqlite3", "python3", "python3-dev", "systemd", "nodejs"];
 
 /// Packages that packages are made and tried with.
 const DIST_PACKAGES: &[&str] = &["rpm", "dpkg", "curl", "musl-tools"];

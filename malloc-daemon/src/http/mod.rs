@@ -2,6 +2,7 @@
 
 mod access;
 mod changes;
+mod dashboard;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod history;

@@ -13,6 +13,7 @@ use axum::response::Response;
 use axum::routing::get;
 use tokio::sync::watch;
 
+use super::dashboard;
 use super::negotiate;
 use super::pages::{Page, off_reactor};
 use super::{Access, Api, Listen, Readiness};
@@ -22,18 +23,16 @@ use crate::report::prometheus::Format;
 
 pub(super) const JSON: &str = "application/json";
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
-const HTML: &str = "text/html; charset=utf-8";
 
 /// Names under which a browser reaches this machine and no other.
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "[::1]", "localhost"];
-
-const INDEX: &str = include_str!("index.html");
 
 /// Every path, behind the checks that depend on where it is served.
 pub fn router(api: Api, listen: &Listen) -> Router {
     let door = Arc::new(Door::of(&api, listen));
     Router::new()
-        .route("/", get(index))
+        .route("/", get(dashboard::index))
+        .route("/dashboard/{file}", get(dashboard::file))
         .route("/v1/snapshot", get(snapshot))
         .route("/v1/processes", get(processes))
         .route("/v1/processes/{pid}", get(process))
@@ -90,7 +89,9 @@ impl Door {
         {
             return Err(Refused::Name);
         }
-        if access.token.as_ref().is_some_and(|token| !token.is_shown_in(request.headers())) {
+        // The dashboard's files hold nothing of the machine: they ask for the token that the documents want.
+        let is_page = dashboard::is_at(request.uri().path());
+        if !is_page && access.token.as_ref().is_some_and(|token| !token.is_shown_in(request.headers())) {
             return Err(Refused::Token);
         }
         Ok(())
@@ -127,13 +128,6 @@ async fn admit(State(door): State<Arc<Door>>, request: Request, next: Next) -> R
     next.run(request).await
 }
 
-async fn index() -> Response {
-    let mut answer = answer(StatusCode::OK, HTML, Bytes::from_static(INDEX.as_bytes()));
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'";
-    answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
-    answer
-}
-
 async fn snapshot(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Response {
     let since = match since(uri.query().unwrap_or_default()) {
         Ok(since) => since,
@@ -142,8 +136,12 @@ async fn snapshot(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Respo
     shown(&api, since.map_or(Page::Snapshot, Page::Since), JSON, &headers).await
 }
 
-async fn processes(State(api): State<Api>, headers: HeaderMap) -> Response {
-    shown(&api, Page::Processes, JSON, &headers).await
+async fn processes(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Response {
+    let since = match since(uri.query().unwrap_or_default()) {
+        Ok(since) => since,
+        Err(message) => return failure(StatusCode::BAD_REQUEST, "bad_request", &message),
+    };
+    shown(&api, since.map_or(Page::Processes, Page::ProcessesSince), JSON, &headers).await
 }
 
 /// A page of the current snapshot, unless the client has it.
@@ -210,7 +208,8 @@ async fn process(State(api): State<Api>, pid: Result<Path<String>, PathRejection
 }
 
 /// Paths that take a query.
-const TAKE_QUERY: [&str; 6] = ["/v1/snapshot", "/v1/raises", "/v1/crossings", "/v1/history", "/v1/diff", "/v1/report"];
+const TAKE_QUERY: [&str; 7] =
+    ["/v1/snapshot", "/v1/processes", "/v1/raises", "/v1/crossings", "/v1/history", "/v1/diff", "/v1/report"];
 
 async fn raises(State(api): State<Api>, uri: Uri) -> Response {
     match selection(uri.query().unwrap_or_default()) {
@@ -293,7 +292,7 @@ async fn readyz(State(api): State<Api>) -> Response {
     }
 }
 
-async fn not_found() -> Response {
+pub(super) async fn not_found() -> Response {
     failure(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path; / lists what there is")
 }
 

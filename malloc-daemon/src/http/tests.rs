@@ -14,6 +14,7 @@ use crate::report::sample;
 
 mod access;
 mod answers;
+mod dashboard;
 
 /// Longer than any answer takes, shorter than a hang.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -122,7 +123,6 @@ async fn every_path_answers_with_its_document() {
     for path in ["/v1/snapshot", "/v1/processes", "/v1/health", "/metrics", "/healthz", "/readyz"] {
         assert!(index.body.contains(&format!("href=\"{path}\"")), "{path}");
     }
-    assert!(!index.body.contains("<script"));
     served.end().await;
 }
 
@@ -175,12 +175,12 @@ async fn what_is_not_there_has_a_code() {
         ("/v2/snapshot", 404, "not_found"),
         ("/v1/snapshot/", 404, "not_found"),
         ("/v1/snapshot?since=x", 400, "bad_request"),
-        ("/v1/processes?since=4", 400, "bad_request"),
+        ("/v1/processes?limit=4", 400, "bad_request"),
     ] {
         let answer = served.get(path).await;
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{path}");
     }
-    assert!(served.get("/v1/processes?since=4").await.body.contains("since"));
+    assert!(served.get("/v1/health?since=4").await.body.contains("since"));
     served.end().await;
 }
 

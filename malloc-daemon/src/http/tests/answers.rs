@@ -3,7 +3,10 @@
 use super::*;
 
 /// What a client reads that asks once, and how the body came.
-async fn exchange_bytes(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), request: &str) -> (String, Vec<u8>) {
+pub(super) async fn exchange_bytes(
+    stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin),
+    request: &str,
+) -> (String, Vec<u8>) {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut bytes = Vec::new();
     timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.unwrap().unwrap();
@@ -40,7 +43,7 @@ async fn a_large_answer_is_packed_for_those_who_take_it() {
 #[tokio::test]
 async fn what_a_client_has_is_not_sent_again() {
     let served = sample_served().await;
-    for path in ["/v1/snapshot", "/v1/snapshot?since=1", "/v1/processes", "/metrics"] {
+    for path in ["/v1/snapshot", "/v1/snapshot?since=1", "/v1/processes", "/v1/processes?since=1", "/metrics"] {
         let first = served.get(path).await;
         let tag = first.header("etag").unwrap().to_owned();
         let again = async || served.ask("GET", path, &format!("host: localhost\r\nif-none-match: {tag}\r\n")).await;
