@@ -201,6 +201,16 @@ impl Attached {
         Attached { daemon, report }
     }
 
+    /// Attaches to a victim that waits for a byte, gives it one, and sees both to their end: what the victim left, and
+    /// what was recorded of it.
+    #[must_use]
+    pub fn until_the_end_of(mut waiting: Running) -> (Ended, Document) {
+        let attached = Self::to(waiting.pid());
+        waiting.write(b"x");
+        let ended = waiting.end();
+        (ended, attached.wait().1)
+    }
+
     /// Interrupts the recording, as Ctrl-C does, and reads the document.
     #[must_use]
     pub fn interrupt(self) -> (Ended, Document) {

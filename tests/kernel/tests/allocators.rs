@@ -193,11 +193,8 @@ fn every_call_of_a_static_program_on_glibc_is_counted_once() {
 fn a_running_process_is_probed_where_its_allocator_is() {
     let mut victim = Running::start(Command::new(portable()).arg("wait").env("LD_PRELOAD", JEMALLOC.path()));
     assert_eq!(victim.read(1), b".");
-    let attached = Attached::to(victim.pid());
-    victim.write(b"x");
     let pid = victim.pid();
-    let ended = victim.end();
-    let (_, document) = attached.wait();
+    let (ended, document) = Attached::until_the_end_of(victim);
     let truth = Truth::parse_all(&ended.stdout).pop().expect("an account");
     let image = document.image(pid, "portable");
     assert_functions(&truth, &image);
@@ -227,10 +224,7 @@ fn a_jemalloc_inside_a_rust_program_is_counted_by_its_own_names() {
     let mut victim = Running::start(&mut Command::new(program));
     assert_eq!(victim.read(1), b".");
     let pid = victim.pid();
-    let attached = Attached::to(pid);
-    victim.write(b"x");
-    let ended = victim.end();
-    let (_, document) = attached.wait();
+    let (ended, document) = Attached::until_the_end_of(victim);
     let image = document.image(pid, "jemalloc-victim");
     assert_eq!(image.text("/allocator/kind"), "jemalloc");
     assert!(image.0["allocator"]["also_mapped"].to_string().contains("libc.so.6 (glibc"), "{}", image.0["allocator"]);

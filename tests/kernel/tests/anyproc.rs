@@ -285,10 +285,8 @@ fn a_deleted_executable_with_its_allocator_inside_is_counted_while_it_runs() {
     assert_eq!(victim.read(1), b".");
     fs::remove_file(&copy).expect("deleted");
     let pid = victim.pid();
-    let attached = Attached::to(pid);
-    victim.write(b"x");
-    let truth = Truth::parse_all(&victim.end().stdout).pop().expect("an account");
-    let (_, document) = attached.wait();
+    let (ended, document) = Attached::until_the_end_of(victim);
+    let truth = Truth::parse_all(&ended.stdout).pop().expect("an account");
     let image = document.image(pid, "portable");
     assert_functions(&truth, &image);
     assert!(!image.0["from_start"].as_bool().expect("from_start"), "it ran before");

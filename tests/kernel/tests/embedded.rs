@@ -84,10 +84,7 @@ fn of_two_preloaded_allocators_the_first_serves() {
         let mut victim = Running::start(command.args(first.arguments).arg("wait").env("LD_PRELOAD", &both));
         assert_eq!(victim.read(1), b".");
         let pid = victim.pid();
-        let attached = Attached::to(pid);
-        victim.write(b"x");
-        let ended = victim.end();
-        let (_, document) = attached.wait();
+        let (ended, document) = Attached::until_the_end_of(victim);
         let truth = Truth::parse_all(&ended.stdout).pop().expect("an account");
         let image = document.image(pid, "portable");
         assert_functions(&truth, &image);
@@ -199,10 +196,7 @@ fn a_libc_of_another_name_is_known_by_its_content() {
     let ended = run_daemon(["locate", "--json", "--pid", &pid.to_string()]);
     let document: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|e| panic!("{e}: {}", ended.stderr));
     assert_eq!(document["allocator"]["kind"], "glibc", "{document}");
-    let attached = Attached::to(pid);
-    victim.write(b"x");
-    let ended = victim.end();
-    let (_, document) = attached.wait();
+    let (ended, document) = Attached::until_the_end_of(victim);
     let truth = Truth::parse_all(&ended.stdout).pop().expect("an account");
     let image = document.image(pid, "start");
     assert_functions(&truth, &image);
