@@ -57,20 +57,20 @@ fn diagnose() -> anyhow::Result<Diagnosis> {
     let host: Vec<Check> = checks(&facts);
     let lacking: Vec<&str> = host.iter().filter(|c| c.verdict == Verdict::Missing).map(|c| c.name).collect();
     let libc = libc();
-    let machines = libc.as_ref().ok().map(|(path, ..)| path.as_path());
-    let (trials, refused, calibration) = trials(&lacking, machines);
-    let prices = calibration.map_or_else(Vec::new, |c| prices::findings(&c, libc.as_ref().ok().map(|(_, l, _)| l)));
+    let (trials, refused, calibration) = trials(&lacking, libc.as_ref().ok());
+    let located = || libc.as_ref().ok().map(|library| &library.located);
+    let prices = calibration.map_or_else(Vec::new, |c| prices::findings(&c, located()));
     let lacks = |depth: Depth| {
-        let located = libc.as_ref().ok()?;
-        let missing: Vec<_> = located.1.missing.iter().filter(|missing| missing.depth == depth).collect();
+        let located = located()?;
+        let missing: Vec<_> = located.missing.iter().filter(|missing| missing.depth == depth).collect();
         let why = missing.first()?.why.clone();
-        if located.1.hooks.iter().all(|hook| hook.depth != depth) {
+        if located.hooks.iter().all(|hook| hook.depth != depth) {
             return Some(why);
         }
         let names: Vec<&str> = missing.iter().map(|missing| missing.what.as_str()).collect();
         Some(format!("{}: {why}", names.join(", ")))
     };
-    let hooks = |depth| libc.as_ref().map_or(0, |(_, l, _)| l.hooks.iter().filter(|hook| hook.depth == depth).count());
+    let hooks = |depth| located().map_or(0, |l| l.hooks.iter().filter(|hook| hook.depth == depth).count());
     let depths = report::depths(Grounds {
         not_started: refused.start.as_deref(),
         not_attached: refused.attach.as_deref(),
@@ -100,8 +100,18 @@ fn with_tracing(before: Facts, notes: &mut Vec<String>) -> anyhow::Result<Facts>
     }
 }
 
-/// The C library of this machine: path, content, how it was found; or why there is none.
-type Libc = Result<(PathBuf, Located, &'static str), String>;
+/// The C library of this machine.
+struct Library {
+    /// Where its path starts.
+    root: Root,
+    path: PathBuf,
+    located: Located,
+    /// How it was found.
+    how: &'static str,
+}
+
+/// It, or why there is none.
+type Libc = Result<Library, String>;
 
 fn libc() -> Libc {
     let own = std::process::id();
@@ -109,15 +119,18 @@ fn libc() -> Libc {
     for (pid, how) in [(own, "this program maps it"), (1, "process 1 maps it")] {
         let Ok(Some(found)) = candidates(Pid(pid)) else { continue };
         let Some(libc) = found.files.into_iter().find(|file| file.kind == CandidateKind::Glibc) else { continue };
-        match Contents.locate(&libc.file, Root::Process(Pid(pid))) {
-            Ok(located) => return Ok((libc.path, located, how)),
+        let root = Root::Process(Pid(pid));
+        match Contents.locate(&libc.file, root) {
+            Ok(located) => return Ok(Library { root, path: libc.path, located, how }),
             Err(error) => why = Some(format!("{}: {error}", libc.path.display())),
         }
     }
     for path in LIBC_PATHS {
         let Ok(Some(file)) = open_in_root(Root::Host, Path::new(path)) else { continue };
         match Contents.locate(&file, Root::Host) {
-            Ok(located) => return Ok((path.into(), located, "the usual place")),
+            Ok(located) => {
+                return Ok(Library { root: Root::Host, path: path.into(), located, how: "the usual place" });
+            }
             Err(error) => why = Some(format!("{path}: {error}")),
         }
     }
@@ -131,7 +144,7 @@ fn libc_findings(libc: &Libc) -> Vec<Finding> {
         found,
         remedy: remedy.map(str::to_owned),
     };
-    let (path, located, how) = match libc {
+    let Library { path, located, how, .. } = match libc {
         Ok(found) => found,
         Err(why) => {
             let remedy = "Name the file that programs here use: `malloc-daemon locate FILE` says what it allows.";
@@ -193,8 +206,8 @@ struct Refused {
 }
 
 /// Loads and attaches what every depth needs, then probes the libc for this process alone; all of it is gone after. A
-/// daemon that is linked statically maps none: the machine's stands for it.
-fn trials(lacking: &[&str], libc: Option<&Path>) -> (Vec<Finding>, Refused, Option<Arc<Calibration>>) {
+/// daemon that is linked statically maps none that could be probed: the machine's stands for it.
+fn trials(lacking: &[&str], libc: Option<&Library>) -> (Vec<Finding>, Refused, Option<Arc<Calibration>>) {
     let mut refused = Refused::default();
     let started = Instant::now();
     let ms = |since: Instant| since.elapsed().as_millis();
@@ -237,15 +250,13 @@ fn trials(lacking: &[&str], libc: Option<&Path>) -> (Vec<Finding>, Refused, Opti
     told(load, Ok(format!("done in {} ms", ms(started))));
     let attaching = Instant::now();
     let own = std::process::id();
-    let answer = match (observer.probe_process(own, Depth::Call), libc) {
-        (Err(why), _) => Err(outline(&why)),
-        (Ok(_), Some(libc)) if observer.probed() == 0 => {
-            match observer.probe_path_for(libc, Scope::Process(own), Depth::Call) {
-                Err(why) => Err(outline(&why.to_string())),
-                Ok(_) => attached(&mut observer),
-            }
+    let tried = observer.probe_process(own, Depth::Call).map_err(|why| outline(&why));
+    let answer = match (tried, libc) {
+        (_, Some(libc)) if observer.probed() == 0 => {
+            let tried = observer.probe_path_for(libc.root, &libc.path, Scope::Process(own), Depth::Call);
+            tried.map_err(|why| outline(&why.to_string())).and_then(|_| attached(&mut observer))
         }
-        (Ok(_), _) => attached(&mut observer),
+        (tried, _) => tried.and_then(|_| attached(&mut observer)),
     };
     refused.attach = answer.as_ref().err().cloned();
     let answer = answer.map(|()| format!("done for this process alone in {} ms", ms(attaching)));

@@ -18,20 +18,26 @@ impl Observer {
     ///
     /// See [`FileRefused`].
     pub fn probe_path(&mut self, path: &Path) -> Result<Option<FileKey>, FileRefused> {
-        self.probe_path_for(path, Scope::AllProcesses, self.options.depth)
+        self.probe_path_for(Root::Host, path, Scope::AllProcesses, self.options.depth)
     }
 
-    /// The same for some of its users, down to another depth.
+    /// The same for a path that starts elsewhere, for some of its users, down to another depth.
     ///
     /// # Errors
     ///
     /// See [`FileRefused`].
-    pub fn probe_path_for(&mut self, path: &Path, scope: Scope, depth: Depth) -> Result<Option<FileKey>, FileRefused> {
-        let Ok(Some(file)) = open_in_root(Root::Host, path) else { return Ok(None) };
+    pub fn probe_path_for(
+        &mut self,
+        root: Root,
+        path: &Path,
+        scope: Scope,
+        depth: Depth,
+    ) -> Result<Option<FileKey>, FileRefused> {
+        let Ok(Some(file)) = open_in_root(root, path) else { return Ok(None) };
         if !Contents.defines_malloc(&file) || !(may_serve(path) || Contents.is_known_allocator(&file)) {
             return Ok(None);
         }
-        let key = self.files.admit(file, Root::Host)?;
+        let key = self.files.admit(file, root)?;
         self.files.attach(&mut self.object, &key, scope, depth);
         Ok(Some(key))
     }

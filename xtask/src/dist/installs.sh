@@ -41,6 +41,9 @@ if inside sh -c 'command -v systemd-analyze' > /dev/null; then
     inside systemd-analyze verify /usr/lib/systemd/system/malloc-daemon.service || fail "systemd refuses the unit"
 fi
 
+# It is static and stripped: what it can do is tried on the machine's libc.
+inside malloc-daemon doctor > "$work/log" 2>&1 || { cat "$work/log" >&2; fail "doctor finds this machine wanting"; }
+
 # The installed program does its main work.
 # Not by the function, whose shell the signals below would go to.
 chroot "$work/root" malloc-daemon serve --listen unix:/run/malloc-daemon.sock 2> "$work/log" &
