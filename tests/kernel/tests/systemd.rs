@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kernel_tests::document::Image;
 use kernel_tests::http::{get, try_get, try_get_unix};
-use kernel_tests::process::{Running, until};
+use kernel_tests::process::{Running, run, until};
 use kernel_tests::systemd::Systemd;
 use kernel_tests::victim::{self, workspace};
 use nix::sys::ptrace;
@@ -67,20 +67,58 @@ fn score(unit: &std::path::Path) -> f64 {
     level.unwrap_or_else(|| panic!("{text}\n{}", String::from_utf8_lossy(&done.stderr)))
 }
 
+/// The `[Service]` lines that the generator adds where the kernel says this of itself, if it adds any.
+fn rights(release: &str, paranoid: &str) -> Option<String> {
+    const SCRIPT: &str = "mount --bind release /proc/sys/kernel/osrelease
+        mount --bind paranoid /proc/sys/kernel/perf_event_paranoid
+        exec \"$1\" made";
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("release"), format!("{release}\n")).expect("written");
+    std::fs::write(folder.path().join("paranoid"), format!("{paranoid}\n")).expect("written");
+    let generator = workspace().join("packaging/malloc-daemon-rights");
+    // As it is installed: the tree's file need not be executable.
+    let copy = folder.path().join("generator");
+    std::fs::copy(generator, &copy).expect("copied");
+    std::fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-e", "-c", SCRIPT, "sh"]).arg(&copy).current_dir(folder.path());
+    let ended = run(&mut unshare);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    std::fs::read_to_string(folder.path().join("made/malloc-daemon.service.d/10-rights.conf")).ok()
+}
+
 #[test]
-fn the_units_are_hardened_to_the_promised_score() {
+fn the_generator_gives_cap_sys_admin_to_the_kernels_that_ask_for_it() {
+    let asks =
+        [("5.15.0-91-generic", "2"), ("6.1.0-37-amd64", "3"), ("6.9.12", "1"), ("6.12.43+deb13-cloud-amd64", "3")];
+    for (release, paranoid) in asks {
+        let given = rights(release, paranoid).unwrap_or_else(|| panic!("nothing for {release} at {paranoid}"));
+        assert!(given.contains("AmbientCapabilities=CAP_SYS_ADMIN\n"), "{given}");
+    }
+    for (release, paranoid) in [("6.10.0", "2"), ("6.18.44", "1"), ("7.0.0-rc1", "-1"), ("10.1.2", "2")] {
+        assert_eq!(rights(release, paranoid), None, "{release} at {paranoid}");
+    }
+}
+
+#[test]
+fn the_units_are_hardened_to_the_promised_scores_with_every_drop_in() {
     let packaging = workspace().join("packaging");
-    let service = packaging.join("malloc-daemon.service");
-    assert!(score(&service) <= 2.2, "with TCP on the loopback: {}", score(&service));
-    // What the drop-in changes, written into the unit.
-    let text = |path| std::fs::read_to_string(path).expect("a unit");
-    let drop_in = text(packaging.join("socket-only.conf"));
-    let (_, lines) = drop_in.split_once("[Service]\n").expect("a section");
-    let merged = text(service).replace("\n[Install]", &format!("{lines}\n[Install]"));
+    let text = |name: &str| std::fs::read_to_string(packaging.join(name)).expect("a unit");
+    let (service, socket_only) = (text("malloc-daemon.service"), text("socket-only.conf"));
+    let rights = rights("6.1.0", "3").expect("a drop-in");
     let folder = tempfile::tempdir().expect("a folder");
     let unit = folder.path().join("malloc-daemon.service");
-    std::fs::write(&unit, merged).expect("written");
-    assert!(score(&unit) <= 1.6, "with a socket in the file system: {}", score(&unit));
+    for (drop_ins, what, most) in [
+        (vec![], "with TCP on the loopback", 2.2),
+        (vec![&rights], "with TCP and CAP_SYS_ADMIN", 2.2),
+        (vec![&socket_only], "with a socket in the file system", 1.6),
+        (vec![&rights, &socket_only], "with such a socket and CAP_SYS_ADMIN", 1.6),
+    ] {
+        // What the drop-ins change, written into the unit.
+        let lines: String = drop_ins.iter().map(|text| text.split_once("[Service]\n").expect("a section").1).collect();
+        std::fs::write(&unit, service.replace("\n[Install]", &format!("{lines}\n[Install]"))).expect("written");
+        assert!(score(&unit) <= most, "{what}: {}", score(&unit));
+    }
 }
 
 // COUNT-1: the service as it is shipped, from its start over reloads and a crash to its end.
