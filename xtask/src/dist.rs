@@ -10,7 +10,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{ebpf, shell, workspace::Workspace};
+use crate::{
+    ebpf,
+    shell::{self, Privilege},
+    workspace::Workspace,
+};
 
 /// What the binary is built for: linked statically, so that one file runs on every distribution.
 const TARGET: &str = "x86_64-unknown-linux-musl";
@@ -18,6 +22,20 @@ const TARGET: &str = "x86_64-unknown-linux-musl";
 /// The machine in Debian's words and in rpm's.
 const DEB_ARCH: &str = "amd64";
 const RPM_ARCH: &str = "x86_64";
+
+/// What packages are made with, and the packages that have it.
+const TOOLS: &[(&str, &str)] = &[
+    ("dpkg-deb", "dpkg"),
+    ("rpmbuild", "rpm"),
+    ("tar", "tar"),
+    ("gzip", "gzip"),
+    ("strip", "binutils"),
+    // The cryptography of `tls` is partly C.
+    ("musl-gcc", "musl-tools"),
+];
+
+/// What else they are tried with.
+const TRIED_WITH: &[(&str, &str)] = &[("unshare", "util-linux"), ("curl", "curl")];
 
 /// What was made.
 pub struct Packages {
@@ -32,21 +50,13 @@ pub struct Packages {
 /// Builds everything into `output` (`target/dist` unless told otherwise).
 pub fn dist(workspace: &Workspace, output: Option<&Path>) -> Result<Packages> {
     let output = output.map_or_else(|| workspace.target.join("dist"), Path::to_owned);
-    for (tool, package) in [
-        ("dpkg-deb", "dpkg"),
-        ("rpmbuild", "rpm"),
-        ("tar", "tar"),
-        ("gzip", "gzip"),
-        // The cryptography of `tls` is partly C.
-        ("musl-gcc", "musl-tools"),
-    ] {
-        if shell::find(tool).is_none() {
-            bail!("{tool} is not here: install the package {package}, or run `cargo xtask setup`");
-        }
+    if let Some(why) = missing_of(TOOLS).or_else(missing_target) {
+        bail!("{why}: run `cargo xtask setup`");
     }
     let version = workspace.version()?;
-    let daemon = static_daemon(workspace)?;
+    // What an earlier tree gave is not to be taken for what this one gives.
     let _ = fs::remove_dir_all(&output);
+    let daemon = static_daemon(workspace)?;
     fs::create_dir_all(&output).with_context(|| format!("cannot create {}", output.display()))?;
     let root = output.join("root");
     tree::stage(workspace, &daemon, &root)?;
@@ -69,14 +79,45 @@ pub fn check(workspace: &Workspace) -> Result<()> {
     check::installs(workspace, &made)
 }
 
-/// Builds the daemon for [`TARGET`], bringing the target's library through rustup where it is missing.
-fn static_daemon(workspace: &Workspace) -> Result<PathBuf> {
-    let has_target = |sysroot: String| Path::new(&sysroot).join("lib/rustlib").join(TARGET).is_dir();
-    if !shell::capture(Command::new("rustc").args(["--print", "sysroot"])).is_some_and(has_target) {
-        let mut rustup = ebpf::rustup()
-            .with_context(|| format!("this compiler has no {TARGET}, and rustup is not here to add it"))?;
-        shell::run(rustup.args(["target", "add", TARGET]))?;
+/// Why packages cannot be made and tried here, if so.
+pub fn missing() -> Option<String> {
+    let may = || match shell::privilege() {
+        Privilege::None(why) => Some(why.to_owned()),
+        Privilege::Root | Privilege::Sudo => None,
+    };
+    missing_of(TOOLS).or_else(|| missing_of(TRIED_WITH)).or_else(missing_target).or_else(may)
+}
+
+/// The first of some tools, each with the package that has it, that is not here.
+pub fn missing_of(tools: &[(&str, &str)]) -> Option<String> {
+    let (tool, package) = tools.iter().find(|(tool, _)| shell::find(tool).is_none())?;
+    Some(format!("{tool} of the package {package} is not here"))
+}
+
+fn missing_target() -> Option<String> {
+    (!has_target() && ebpf::rustup().is_none())
+        .then(|| format!("this compiler has no {TARGET}, and rustup is not here"))
+}
+
+fn has_target() -> bool {
+    let of = |sysroot: String| Path::new(&sysroot).join("lib/rustlib").join(TARGET).is_dir();
+    shell::capture(Command::new("rustc").args(["--print", "sysroot"])).is_some_and(of)
+}
+
+/// Brings the compiler's library for [`TARGET`], by rustup where it is missing.
+pub fn bring_target() -> Result<()> {
+    if has_target() {
+        println!("here: {TARGET}");
+        return Ok(());
     }
+    let mut rustup =
+        ebpf::rustup().with_context(|| format!("this compiler has no {TARGET}, and rustup is not here to add it"))?;
+    shell::run(rustup.args(["target", "add", TARGET]))
+}
+
+/// Builds the daemon for [`TARGET`].
+fn static_daemon(workspace: &Workspace) -> Result<PathBuf> {
+    bring_target()?;
     let build = ["build", "--locked", "--release", "--package", "malloc-daemon", "--features", "tls"];
     shell::run(shell::cargo().current_dir(&workspace.root).args(build).args(["--target", TARGET]))?;
     Ok(workspace.target.join(TARGET).join("release/malloc-daemon"))

@@ -7,6 +7,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    dist,
     ebpf::{
         self,
         compiler::{self, BPF_LINKER_VERSION, Compiler, PINNED_RUSTC},
@@ -50,6 +51,9 @@ pub fn setup(minimal: bool) -> Result<()> {
         bring("packages that virtual machines are made with", &mut || packages(VM_PACKAGES));
     }
     bring("compiler with the sources of core", &mut compiler);
+    if !minimal {
+        bring("the target that packages are built for", &mut dist::bring_target);
+    }
     bring("rustfmt and clippy", &mut formatter_and_linter);
     bring("bpf-linker", &mut bpf_linker);
     if !minimal {

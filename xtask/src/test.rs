@@ -8,9 +8,9 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    ebpf, fuzz,
+    dist, ebpf, fuzz,
     shell::{self, Privilege},
-    tidy,
+    tidy, vm,
     workspace::Workspace,
 };
 
@@ -128,6 +128,7 @@ pub fn test(workspace: &Workspace, selection: &Selection) -> Result<()> {
         record.run("fuzz", || fuzz::fuzz(workspace, &fuzz::Selection::IN_TEST));
     }
     kernel(workspace, selection, &mut record);
+    installed(workspace, selection, &mut record);
     record.conclude(shell::is_ci())
 }
 
@@ -191,6 +192,21 @@ fn kernel(workspace: &Workspace, selection: &Selection, record: &mut Record) {
         }
         shell::run(&mut tests)
     });
+}
+
+/// What is shipped: packed, installed, and run where it is the machine's own.
+fn installed(workspace: &Workspace, selection: &Selection, record: &mut Record) {
+    type Step = fn(&Workspace) -> Result<()>;
+    let steps: [(_, _, Step); 2] =
+        [("packages", dist::missing(), dist::check), ("machines", vm::missing(), vm::in_test)];
+    for (name, missing, step) in steps {
+        match missing {
+            _ if !selection.kernel => record.skip(name, Outcome::LeftOut("--no-kernel")),
+            _ if selection.filter.is_some() => record.skip(name, Outcome::LeftOut("a filter was given")),
+            Some(why) => record.skip(name, Outcome::NotRun(format!("{why}: run `cargo xtask setup`"))),
+            None => record.run(name, || step(workspace)),
+        }
+    }
 }
 
 /// The variable that names the program through which cargo starts what it built.

@@ -3,11 +3,14 @@
 mod image;
 mod machine;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 
-use crate::{dist, shell, workspace::Workspace};
+use crate::{dist, workspace::Workspace};
 
 /// One machine.
 pub struct Plan {
@@ -15,6 +18,8 @@ pub struct Plan {
     pub name: &'static str,
     /// The release of Debian whose kernel it boots.
     pub suite: &'static str,
+    /// Whether it is part of `cargo xtask test`.
+    pub in_test: bool,
     /// More for the kernel's command line.
     pub kernel: &'static str,
     /// Test programs that run in it, one after the other, with the names of tests; none: all of the program.
@@ -45,6 +50,7 @@ const PLANS: &[Plan] = &[
     Plan {
         name: "systemd",
         suite: "trixie",
+        in_test: true,
         kernel: "",
         tests: &[
             ("own_machine", ON_EACH),
@@ -63,13 +69,21 @@ const PLANS: &[Plan] = &[
                     "a_process_that_the_machine_has_no_memory_for_is_marked_and_whole",
                     "a_suspended_machine_goes_on_counting",
                     "a_clock_set_back_a_day_and_forward_a_year_loses_nothing",
+                    // Last: it takes the package off.
+                    "the_documented_way_leads_from_the_package_to_an_answer_for_a_group_alone",
                 ],
             ),
         ],
     },
-    Plan { name: "oldest", suite: "bookworm", kernel: "", tests: &[("own_machine", ON_EACH), COUNTS] },
+    Plan { name: "oldest", suite: "bookworm", in_test: true, kernel: "", tests: &[("own_machine", ON_EACH), COUNTS] },
     // Here a program of a probe can be interrupted at each instruction.
-    Plan { name: "newest", suite: "sid", kernel: "preempt=full", tests: &[("own_machine", ON_EACH), COUNTS] },
+    Plan {
+        name: "newest",
+        suite: "sid",
+        in_test: false,
+        kernel: "preempt=full",
+        tests: &[("own_machine", ON_EACH), COUNTS],
+    },
 ];
 
 /// Everything that boots must do so within this time, on a machine that has other work too.
@@ -86,13 +100,26 @@ pub fn vm(workspace: &Workspace, names: &[String], keep_packages: bool) -> Resul
     }
     let made = workspace.target.join("dist").join(dist::deb_name(&workspace.version()?));
     let deb = if keep_packages && made.exists() { made } else { dist::dist(workspace, None)?.deb };
-    let root = image::root(workspace, &deb)?;
+    boot(workspace, &deb, |plan| names.is_empty() || names.iter().any(|name| name == plan.name))
+}
+
+/// The part that belongs to every test of the tree, with the .deb that was just made.
+pub fn in_test(workspace: &Workspace) -> Result<()> {
+    let made = workspace.target.join("dist").join(dist::deb_name(&workspace.version()?));
+    if !made.exists() {
+        bail!("there is no {}: the packages could not be made", workspace.relative(&made).display());
+    }
+    boot(workspace, &made, |plan| plan.in_test)
+}
+
+fn boot(workspace: &Workspace, deb: &Path, wanted: impl Fn(&Plan) -> bool) -> Result<()> {
+    let root = image::root(workspace, deb)?;
     let mut failed = Vec::new();
-    for plan in PLANS.iter().filter(|plan| names.is_empty() || names.iter().any(|name| name == plan.name)) {
+    for plan in PLANS.iter().filter(|plan| wanted(plan)) {
         let start = Instant::now();
         let kernel = image::kernel(workspace, plan.suite)?;
         println!("\n=== {}: {}", plan.name, kernel.release);
-        let initrd = image::initrd(workspace, &root, plan)?;
+        let initrd = image::initrd(workspace, &root, deb, plan)?;
         let outcome = machine::boot(&kernel.image, &initrd, plan.kernel, PATIENCE);
         println!("=== {}: {:.0} s", plan.name, start.elapsed().as_secs_f64());
         if let Err(error) = outcome {
@@ -106,6 +133,5 @@ pub fn vm(workspace: &Workspace, names: &[String], keep_packages: bool) -> Resul
 /// Why no machine can be booted here, if so.
 pub fn missing() -> Option<String> {
     let tools = [("qemu-system-x86_64", "qemu-system-x86"), ("mmdebstrap", "mmdebstrap"), ("cpio", "cpio")];
-    let (tool, package) = tools.into_iter().find(|(tool, _)| shell::find(tool).is_none())?;
-    Some(format!("{tool} of the package {package} is not here"))
+    dist::missing_of(&tools).or_else(dist::missing)
 }

@@ -3,6 +3,7 @@
 #![cfg(feature = "own-machine")]
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -62,6 +63,44 @@ fn the_installed_service_comes_up_with_the_machine() {
     assert_eq!(systemctl(&["show", "--value", "--property=NRestarts", "malloc-daemon"]), "0");
 }
 
+/// The installed service with a victim whose every call it probes.
+struct Probed {
+    systemd: Systemd,
+    busy: Running,
+}
+
+impl Probed {
+    fn start() -> Self {
+        let systemd = Systemd::start("");
+        // Emulated, a hit is dear: within a budget the calls would be counted in windows.
+        systemd.configure("budget = 100\n[deep]\ncomm = ['busy']\n");
+        let busy = busy();
+        let (started, told) = systemd.control(&["start", "malloc-daemon.service"]);
+        assert!(started, "{told}\n{}", systemd.log());
+        let probed = Probed { systemd, busy };
+        probed.image_when("its calls are probed", |image| image.text("/depth") == "call");
+        probed
+    }
+
+    fn image_when(&self, what: &str, satisfied: impl Fn(&Image) -> bool) -> Image {
+        until(what, || {
+            let answer = try_get(INSTALLED, &format!("/v1/processes/{}", self.busy.pid()))?;
+            (answer.status == 200).then(|| Image(answer.json()["process"].clone())).filter(&satisfied)
+        })
+    }
+
+    fn work(&mut self, steps: usize) {
+        work(&mut self.busy, steps);
+    }
+
+    /// What is told once so many rounds are: exactly their calls.
+    fn counted(&self, rounds: u64) -> Image {
+        let image = self.image_when("its rounds", |image| image.calls("malloc") >= rounds * ROUNDS);
+        assert_eq!((image.calls("malloc"), image.calls("free")), (rounds * ROUNDS, 2 * rounds * ROUNDS));
+        image
+    }
+}
+
 /// Capabilities of the thread that observes.
 fn observer_holds(pid: u32) -> u64 {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("threads").flatten();
@@ -82,23 +121,10 @@ fn kernel_is_before(major: u32, minor: u32) -> bool {
 fn the_installed_service_counts_each_call() {
     const SYS_ADMIN: u64 = 1 << 21;
     on_its_own_machine();
-    let systemd = Systemd::start("");
-    systemd.configure("[deep]\ncomm = ['busy']\n");
-    let mut busy = busy();
-    let (started, told) = systemd.control(&["start", "malloc-daemon.service"]);
-    assert!(started, "{told}\n{}", systemd.log());
-    let pid = busy.pid();
-    let image = |what: &str, satisfied: &dyn Fn(&Image) -> bool| {
-        until(what, || {
-            let answer = try_get(INSTALLED, &format!("/v1/processes/{pid}"))?;
-            (answer.status == 200).then(|| Image(answer.json()["process"].clone())).filter(|image| satisfied(image))
-        })
-    };
-    image("its calls are probed", &|image| image.text("/depth") == "call");
-    work(&mut busy, 3);
-    let counted = image("three rounds", &|image| image.calls("malloc") >= 3 * ROUNDS);
-    assert_eq!((counted.calls("malloc"), counted.calls("free")), (3 * ROUNDS, 6 * ROUNDS));
-    let holds = observer_holds(systemd.main_pid().expect("it runs"));
+    let mut probed = Probed::start();
+    probed.work(3);
+    probed.counted(3);
+    let holds = observer_holds(probed.systemd.main_pid().expect("it runs"));
     assert_eq!(holds & SYS_ADMIN != 0, kernel_is_before(6, 10), "{holds:x}");
 }
 
@@ -204,21 +230,9 @@ fn a_clock_set_back_a_day_and_forward_a_year_loses_nothing() {
 #[test]
 fn a_suspended_machine_goes_on_counting() {
     on_its_own_machine();
-    let systemd = Systemd::start("");
-    systemd.configure("[deep]\ncomm = ['busy']\n");
-    let mut busy = busy();
-    let (started, told) = systemd.control(&["start", "malloc-daemon.service"]);
-    assert!(started, "{told}\n{}", systemd.log());
-    let main = systemd.main_pid();
-    let pid = busy.pid();
-    let image = |what: &str, satisfied: &dyn Fn(&Image) -> bool| {
-        until(what, || {
-            let answer = try_get(INSTALLED, &format!("/v1/processes/{pid}"))?;
-            (answer.status == 200).then(|| Image(answer.json()["process"].clone())).filter(|image| satisfied(image))
-        })
-    };
-    image("its calls are probed", &|image| image.text("/depth") == "call");
-    work(&mut busy, 1);
+    let mut probed = Probed::start();
+    let main = probed.systemd.main_pid();
+    probed.work(1);
     let away = || Clock::now(ClockId::CLOCK_BOOTTIME) - Clock::now(ClockId::CLOCK_MONOTONIC);
     let before = away();
     // Longer than the watchdog waits.
@@ -226,12 +240,11 @@ fn a_suspended_machine_goes_on_counting() {
     assert_eq!(slept.code(), 0, "{}", slept.stderr);
     let asleep = Duration::from(away()) - Duration::from(before);
     assert!(asleep >= Duration::from_secs(30), "the machine was suspended for {asleep:?} only");
-    work(&mut busy, 2);
-    let counted = image("three rounds", &|image| image.calls("malloc") >= 3 * ROUNDS);
-    assert_eq!((counted.calls("malloc"), counted.calls("free")), (3 * ROUNDS, 6 * ROUNDS));
-    counted.assert_complete();
+    probed.work(2);
+    probed.counted(3).assert_complete();
     assert_eq!(get(INSTALLED, "/healthz").status, 200);
-    assert_eq!((systemd.main_pid(), systemd.property("NRestarts")), (main, "0".to_owned()), "the watchdog slept too");
+    let now = (probed.systemd.main_pid(), probed.systemd.property("NRestarts"));
+    assert_eq!(now, (main, "0".to_owned()), "the watchdog slept too");
 }
 
 // OOM-1, COUNT-1: as in a control group, when it is the machine's own memory that ran out.
@@ -252,4 +265,48 @@ fn a_process_that_the_machine_has_no_memory_for_is_marked_and_whole() {
     assert_crossings(&truth, &image);
     image.assert_complete();
     assert_eq!(serving.stop(Signal::TERM).code(), 0, "the daemon was not chosen");
+}
+
+/// What an operator types.
+fn shell(line: &str) -> String {
+    let ended = run(Command::new("sh").args(["-e", "-c", line]));
+    assert_eq!(ended.code(), 0, "{line}: {}{}", ended.stdout, ended.stderr);
+    ended.stdout
+}
+
+// docs/operating.md, "Running the service" and "Who may ask", line by line.
+#[test]
+fn the_documented_way_leads_from_the_package_to_an_answer_for_a_group_alone() {
+    on_its_own_machine();
+    // As on a machine that never had it.
+    shell("dpkg --purge malloc-daemon");
+    assert!(!Path::new("/usr/bin/malloc-daemon").exists() && !Path::new("/etc/malloc-daemon/config.toml").exists());
+    shell("dpkg --install /machine/package.deb");
+    assert_eq!(systemctl(&["is-active", "malloc-daemon"]), "inactive", "it is installed, not started");
+    shell("systemctl enable --now malloc-daemon");
+    let status = shell("systemctl status malloc-daemon | grep Status");
+    assert!(status.contains(" processes, "), "{status}");
+    assert!(shell("curl -s http://127.0.0.1:7878/v1/processes").contains("\"comm\":\"systemd\""));
+    let main_pid = || systemctl(&["show", "--value", "--property=MainPID", "malloc-daemon"]);
+    let before = main_pid();
+    shell("dpkg --install /machine/package.deb");
+    assert_eq!(systemctl(&["is-active", "malloc-daemon"]), "active", "an upgrade goes on serving");
+    assert_ne!(main_pid(), before, "by the new program");
+
+    let folder = "/etc/systemd/system/malloc-daemon.service.d";
+    shell(&format!("mkdir -p {folder} && cp /usr/share/doc/malloc-daemon/socket-only.conf {folder}"));
+    shell(
+        "systemctl daemon-reload && systemctl disable --now malloc-daemon && systemctl enable --now malloc-daemon.socket",
+    );
+    shell("useradd bob && useradd alice && usermod --append --groups malloc-daemon alice");
+    let ask = |user: &str| {
+        let curl = ["curl", "-s", "--unix-socket", "/run/malloc-daemon.sock", "http://localhost/v1/health"];
+        run(Command::new("runuser").args(["-u", user, "--"]).args(curl))
+    };
+    assert_eq!(ask("bob").code(), 7, "who is not in the group cannot connect");
+    assert_eq!(systemctl(&["is-active", "malloc-daemon"]), "inactive", "nobody who may has asked");
+    until("who is in the group is answered", || ask("alice").stdout.contains("\"complete\":").then_some(()));
+    assert!(try_get(INSTALLED, "/readyz").is_none(), "nothing listens on the network");
+    shell("dpkg --purge malloc-daemon");
+    assert!(!Path::new("/run/malloc-daemon.sock").exists(), "the socket goes with the package");
 }

@@ -141,12 +141,13 @@ pub fn root(workspace: &Workspace, deb: &Path) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// The root with the tests of one machine.
-pub fn initrd(workspace: &Workspace, root: &Path, plan: &Plan) -> Result<PathBuf> {
+/// The root with the tests of one machine, and the package once more.
+pub fn initrd(workspace: &Workspace, root: &Path, deb: &Path, plan: &Plan) -> Result<PathBuf> {
     let payload = tempfile::tempdir_in(folder(workspace))?;
     let inside = payload.path().join("machine");
     fs::create_dir_all(inside.join("victims"))?;
     compile_victims(workspace, &inside.join("victims"))?;
+    fs::copy(deb, inside.join("package.deb"))?;
     let mut script =
         "#!/bin/sh\ncd /machine\nexport MALLOC_DAEMON_MACHINE=own MALLOC_DAEMON_BIN=/usr/bin/malloc-daemon\n\
          export MALLOC_DAEMON_VICTIMS=/machine/victims MALLOC_DAEMON_PATIENCE=600 RUST_BACKTRACE=0\nfailed=\n"

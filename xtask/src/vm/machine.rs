@@ -46,8 +46,14 @@ const KERNEL: &str = "console=ttyS0 quiet panic=-1 rdinit=/sbin/init tsc=reliabl
 
 /// Boots, shows what the machine says, and fails unless it says that all passed.
 pub fn boot(kernel: &Path, initrd: &Path, more: &str, patience: Duration) -> Result<()> {
-    let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(MACHINE).arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
+    // Killed with this command, however that ends.
+    let mut qemu = Command::new("setpriv");
+    qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+        .args(MACHINE)
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initrd);
     qemu.args(["-append", &format!("{KERNEL} {more}")]).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut qemu = Killed(qemu.spawn().context("cannot start qemu-system-x86_64")?);
     let output = qemu.0.stdout.take().context("no output")?;
