@@ -141,15 +141,20 @@ pub struct Report {
 /// `record`
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  malloc-daemon record -- sqlite3 test.db 'select 1'\n  \
-    malloc-daemon record --pid 4242 --duration 10s\n  malloc-daemon record --all --depth sysmalloc --duration 1m --format json -o all.json")]
+    malloc-daemon record --pid 4242 --duration 10s\n  malloc-daemon record --all --depth sysmalloc --duration 1m --format json -o all.json\n  \
+    malloc-daemon record --format collapsed --weight bytes -o crossings.folded -- ./server\n  \
+    malloc-daemon record --pid 4242 --duration 1m --format pprof -o crossings.pb.gz")]
 pub struct Record {
     /// How deep: syscall, sysmalloc, arena or call [default: call; sysmalloc with --all].
     #[arg(long, value_name = "DEPTH", value_parser = parse_depth)]
     pub depth: Option<Depth>,
     /// How to write the report.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub format: Format,
-    /// Where to write it; `-` is standard output [default: standard error for text, standard output for json].
+    pub format: RecordFormat,
+    /// What the lines of `--format collapsed` count.
+    #[arg(long, value_name = "WHAT", default_value = "calls")]
+    pub weight: Weight,
+    /// Where to write it; `-` is standard output [default: standard error for text, else standard output].
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Stop after this time, e.g. 10s, 500ms, 2m. Without it: until the process ends, or Ctrl-C.
@@ -266,6 +271,28 @@ pub struct Gate {
 
 /// Formats of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RecordFormat {
+    /// For people.
+    Text,
+    /// The snapshot document, with raises and crossings.
+    Json,
+    /// Stacks of crossings, a line each, for flame graphs.
+    Collapsed,
+    /// Stacks of crossings and raises for pprof, packed.
+    Pprof,
+}
+
+/// What a line of folded stacks counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Weight {
+    /// Chunks that `malloc` mapped.
+    Calls,
+    /// Their bytes.
+    Bytes,
+}
+
+/// Formats of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people.
     Text,
@@ -328,6 +355,9 @@ mod tests {
         assert!(!parse(&["malloc-daemon", "record", "--all", "--pid", "1"]));
         assert!(!parse(&["malloc-daemon", "record", "--depth", "deep", "--all"]));
         assert!(!parse(&["malloc-daemon", "record", "--duration", "0s", "--all"]));
+        assert!(parse(&["malloc-daemon", "record", "--format", "collapsed", "--weight", "bytes", "--all"]));
+        assert!(parse(&["malloc-daemon", "record", "--format", "pprof", "-o", "x.pb.gz", "--pid", "1"]));
+        assert!(!parse(&["malloc-daemon", "report", "--from", "-1h", "--format", "pprof"]));
     }
 
     #[test]

@@ -438,6 +438,8 @@ pub struct Frame {
     pub line: Option<u32>,
     /// The compiler put this function into the one below.
     pub inlined: bool,
+    /// Build id of the file that holds the code, hexadecimal; `None`: it has none, or it is not known.
+    pub build_id: Option<Arc<str>>,
 }
 
 /// Someone raised the mmap threshold of a process.

@@ -1,27 +1,29 @@
 //! `record`: one command, one process, or all of them, then a report.
 
+use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use malloc_common::depth::Depth;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::subject::{Ended, Gated, Signals, forward, handle, probe_command, shell_status, watch};
 use super::{INCOMPLETE, recording, stderr_style, stdout_style, write_output};
 use crate::aggregate::model::{End, Process, Snapshot};
-use crate::cli::{Format, Record};
+use crate::cli::{Record, RecordFormat, Weight};
 use crate::observe::{Observer, Selection};
-use crate::report::{json, text};
+use crate::report::{json, profile, text};
 
 /// Rows of ended processes are collected, and free again, at least this often.
 const TICK: Duration = Duration::from_millis(200);
 
 /// Records and reports.
 pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
+    check(args)?;
     // Before anything else: a report that cannot be written must not cost a recording.
     if let Some(output) = args.output.as_deref().filter(|output| *output != std::path::Path::new("-")) {
         std::fs::File::create(output).with_context(|| format!("cannot write {}", output.display()))?;
@@ -57,6 +59,22 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
         }
         (None, false) => command(args, &mut signals, deadline),
     }
+}
+
+/// What cannot be written is said before anything is recorded.
+fn check(args: &Record) -> anyhow::Result<()> {
+    let profile = matches!(args.format, RecordFormat::Collapsed | RecordFormat::Pprof);
+    if profile && args.depth == Some(Depth::Syscall) {
+        bail!("crossings are not told apart at depth syscall: ask for --depth sysmalloc or a deeper one");
+    }
+    if args.weight == Weight::Bytes && args.format != RecordFormat::Collapsed {
+        bail!("--weight is for --format collapsed: the other formats have both");
+    }
+    let to_terminal = args.output.as_deref().is_none_or(|output| output == std::path::Path::new("-"));
+    if args.format == RecordFormat::Pprof && to_terminal && std::io::stdout().is_terminal() {
+        bail!("a profile is no text for a terminal: name a file with --output FILE");
+    }
+    Ok(())
 }
 
 /// The snapshot to report, with the stacks that were still being named.
@@ -143,11 +161,25 @@ fn finish(args: &Record, snapshot: &Snapshot) -> anyhow::Result<ExitCode> {
 fn report(args: &Record, snapshot: &Snapshot) -> anyhow::Result<()> {
     let to_file = args.output.clone();
     match args.format {
-        Format::Json => {
+        RecordFormat::Json => {
             let bytes = json::to_vec(&json::incidents::recording(snapshot));
             write_output(&to_file.unwrap_or_else(|| PathBuf::from("-")), &bytes)
         }
-        Format::Text => {
+        RecordFormat::Collapsed | RecordFormat::Pprof => {
+            let weight = match args.weight {
+                Weight::Calls => profile::Weight::Calls,
+                Weight::Bytes => profile::Weight::Bytes,
+            };
+            let bytes = match args.format {
+                RecordFormat::Pprof => profile::pprof(snapshot),
+                _ => profile::collapsed(snapshot, weight).into_bytes(),
+            };
+            for caveat in profile::caveats(snapshot) {
+                eprintln!("malloc-daemon: {caveat}");
+            }
+            write_output(&to_file.unwrap_or_else(|| PathBuf::from("-")), &bytes)
+        }
+        RecordFormat::Text => {
             let style = match to_file.as_deref() {
                 None => stderr_style(),
                 Some(path) if path == std::path::Path::new("-") => stdout_style(),

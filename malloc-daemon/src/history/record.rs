@@ -202,7 +202,7 @@ pub(super) fn decode_frame(bytes: &[u8]) -> Option<Frame> {
     let [function, module, file] = texts;
     let (offset, line) = (record.maybe()?, record.maybe()?);
     let line = line.and_then(|line| u32::try_from(line).ok());
-    Some(Frame { function, module, file, offset, line, inlined: record.number()? != 0 })
+    Some(Frame { function, module, file, offset, line, inlined: record.number()? != 0, build_id: None })
 }
 
 pub(super) fn encode_stack(frames: &[TextId], cut: Option<&str>) -> Vec<u8> {
@@ -274,7 +274,7 @@ mod tests {
         fn a_frame_and_a_stack_read_back_as_they_were(
             function: Option<String>, module: Option<String>, line: Option<u32>, inlined: bool, ids: Vec<u64>, cut: Option<String>,
         ) {
-            let frame = Frame { function, module, offset: Some(5), file: None, line, inlined };
+            let frame = Frame { function, module, offset: Some(5), file: None, line, inlined, build_id: None };
             prop_assert_eq!(decode_frame(&encode_frame(&frame)), Some(frame));
             prop_assert_eq!(decode_stack(&encode_stack(&ids, cut.as_deref())), Some((ids, cut)));
         }

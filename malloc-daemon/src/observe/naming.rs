@@ -279,6 +279,7 @@ fn told(stack: symbols::Stack) -> Stack {
         file: frame.file,
         line: frame.line,
         inlined: frame.inlined,
+        build_id: frame.build_id,
     });
     Stack { frames: frames.collect(), cut }
 }

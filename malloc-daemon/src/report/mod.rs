@@ -6,6 +6,7 @@ pub mod inference;
 pub mod json;
 pub mod locate;
 pub mod otlp;
+pub mod profile;
 pub mod prometheus;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(not(test), allow(dead_code, reason = "the fuzzer takes two of the samples"))]

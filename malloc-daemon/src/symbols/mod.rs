@@ -7,6 +7,7 @@
 //! Files, stacks and maps are another's and may lie: all sizes are bounded, every loop ends, and what cannot be told is
 //! left out instead of guessed. A separate debug file's supplement (`.gnu_debugaltlink`) is not read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 mod demangle;
@@ -144,6 +145,8 @@ pub struct Frame {
     pub line: Option<u32>,
     /// The compiler merged this call into the next frame's function.
     pub inlined: bool,
+    /// Build id of the file, hexadecimal.
+    pub build_id: Option<Arc<str>>,
     /// Found by following the frame pointer, because its callee's file has no rules: callers may be left out.
     pub by_frame_pointer: bool,
 }

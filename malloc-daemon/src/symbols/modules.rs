@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use object::LittleEndian as LE;
 use object::ReadCache;
@@ -47,6 +48,8 @@ struct Module {
     content: Content,
     root: Root,
     segments: Vec<Segment>,
+    /// Hexadecimal.
+    build_id: Option<Arc<str>>,
     tables: Option<Tables>,
     /// Inner `None`: it has no debug data.
     lines: Option<Option<Lines>>,
@@ -94,8 +97,10 @@ impl Modules {
     pub fn take(&mut self, pid: Pid, file: TargetFile) -> Option<ModuleId> {
         let id = ModuleId::File(file.key);
         if !self.has(id) {
-            let segments = segments(&Elf::parse(&ReadCache::new(file.reader())).ok()?)?;
-            self.insert(id, Content::File(file), Root::Process(pid), segments);
+            let cache = ReadCache::new(file.reader());
+            let elf = Elf::parse(&cache).ok()?;
+            let (segments, build_id) = (segments(&elf)?, hexadecimal(&elf));
+            self.insert(id, Content::File(file), Root::Process(pid), segments, build_id);
         }
         self.touch(id);
         Some(id)
@@ -109,11 +114,17 @@ impl Modules {
             let size = vdso.end.checked_sub(vdso.start).filter(|&size| size <= VDSO_BYTES)?;
             let mut bytes = vec![0; usize::try_from(size).ok()?];
             std::fs::File::open("/proc/self/mem").ok()?.read_exact_at(&mut bytes, vdso.start).ok()?;
-            let segments = segments(&Elf::parse(bytes.as_slice()).ok()?)?;
-            self.insert(ModuleId::Vdso, Content::Memory(bytes), Root::Host, segments);
+            let elf = Elf::parse(bytes.as_slice()).ok()?;
+            let (segments, build_id) = (segments(&elf)?, hexadecimal(&elf));
+            self.insert(ModuleId::Vdso, Content::Memory(bytes), Root::Host, segments, build_id);
         }
         self.touch(ModuleId::Vdso);
         Some(ModuleId::Vdso)
+    }
+
+    /// The build id of a file that is open here, hexadecimal.
+    pub fn build_id(&self, id: ModuleId) -> Option<Arc<str>> {
+        self.modules.get(&id)?.build_id.clone()
     }
 
     /// The address in the file's own numbering of the byte at `offset`; `None` when it is not loaded as code.
@@ -180,12 +191,19 @@ impl Modules {
         (self.modules.len(), self.modules.values().map(Module::bytes).sum())
     }
 
-    fn insert(&mut self, id: ModuleId, content: Content, root: Root, segments: Vec<Segment>) {
+    fn insert(
+        &mut self,
+        id: ModuleId,
+        content: Content,
+        root: Root,
+        segments: Vec<Segment>,
+        build_id: Option<Arc<str>>,
+    ) {
         while self.modules.len() >= self.limits.modules.max(1) {
             let oldest = self.modules.iter().min_by_key(|(_, module)| module.last_turn).map(|(&id, _)| id);
             oldest.and_then(|id| self.modules.remove(&id));
         }
-        let module = Module { content, root, segments, tables: None, lines: None, last_turn: self.turn };
+        let module = Module { content, root, segments, build_id, tables: None, lines: None, last_turn: self.turn };
         self.modules.insert(id, module);
     }
 
@@ -233,6 +251,10 @@ pub fn file_of(pid: Pid, mapping: &Mapping) -> Option<TargetFile> {
         // Without the capability for it the path has to do, if it still leads to the same file.
         Err(_) => open_in_root(Root::Process(pid), &path).ok()?.filter(|file| file.key.ino == mapping.inode),
     }
+}
+
+fn hexadecimal<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Option<Arc<str>> {
+    Some(Arc::from(elf.build_id()?.to_string()))
 }
 
 fn segments<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Option<Vec<Segment>> {

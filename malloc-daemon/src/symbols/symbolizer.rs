@@ -167,6 +167,7 @@ impl Symbolizer {
             // The lookup address is one less than the address of a call's return.
             offset: code.map(|(_, vaddr)| vaddr.wrapping_add(bare.address.wrapping_sub(bare.lookup))),
             by_frame_pointer: bare.by_frame_pointer,
+            build_id: code.and_then(|(id, _)| self.modules.build_id(id)),
             ..Frame::default()
         };
         let calls = match (code, &bare.place) {

@@ -260,6 +260,7 @@ mod tests {
             module: Some("/usr/bin/server".to_owned()),
             offset: Some(0x1234),
             inlined: false,
+            build_id: None,
         };
         Arc::new(Raise {
             number: 1,
