@@ -10,10 +10,12 @@ use malloc_common::site::HeapEvent;
 
 use super::heap::Heap;
 mod crossings;
+mod stacks;
 
 pub use super::price::{Calibration, Cost, Hits, Prices};
 pub use crate::budget::Estimate;
 pub use crossings::{ChunkEnds, ChunkFaults, CrossingStacks, Crossings, FaultsTotal, StackShare};
+pub use stacks::{Frame, Stack};
 
 /// Everything the daemon knows at one moment. Immutable; shared with readers behind an `Arc`.
 #[derive(Clone, Debug, PartialEq)]
@@ -413,34 +415,6 @@ pub const RAISES_OF_ONE: usize = 128;
 pub const MAPPINGS_OF_ONE: usize = 256;
 /// Raises kept, and mappings kept. 1,024 x about 4 KiB of named frames = 4 MiB each.
 pub const INCIDENTS: usize = 1024;
-
-/// A call stack, innermost first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stack {
-    /// Its frames.
-    pub frames: Vec<Frame>,
-    /// Why it ends where it does, when it does not end at the thread's start.
-    pub cut: Option<String>,
-}
-
-/// One frame of a stack.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Frame {
-    /// Function, demangled.
-    pub function: Option<String>,
-    /// File that holds the code.
-    pub module: Option<String>,
-    /// Offset in that file's addresses, bytes.
-    pub offset: Option<u64>,
-    /// Source file.
-    pub file: Option<String>,
-    /// Line in it.
-    pub line: Option<u32>,
-    /// The compiler put this function into the one below.
-    pub inlined: bool,
-    /// Build id of the file that holds the code, hexadecimal; `None`: it has none, or it is not known.
-    pub build_id: Option<Arc<str>>,
-}
 
 /// Someone raised the mmap threshold of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
