@@ -100,6 +100,7 @@ mod drawn {
             module: Some("/bin/x".to_owned()),
             offset: Some(0x1234),
             inlined: true,
+            build_id: None,
         };
         Arc::new(Stack { frames: vec![Frame::default(), known], cut: Some("\x1b[2J".to_owned()) })
     }

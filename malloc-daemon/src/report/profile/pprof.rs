@@ -31,8 +31,11 @@ struct Builder {
     texts: HashMap<String, i64>,
     mappings: HashMap<(String, Option<String>), u64>,
     functions: HashMap<(i64, i64), u64>,
-    locations: HashMap<(u64, u64, Vec<(u64, i64)>), u64>,
+    locations: HashMap<Place, u64>,
 }
+
+/// What tells locations apart: mapping, address, and each line's function and number.
+type Place = (u64, u64, Vec<(u64, i64)>);
 
 impl Builder {
     fn profile(mut self, snapshot: &Snapshot) -> Profile {
