@@ -374,6 +374,13 @@ impl Histogram {
         unsafe { core::mem::transmute(words) }
     }
 
+    /// The words of a histogram, as its row holds them.
+    #[must_use]
+    pub fn to_words(self) -> [u64; HISTOGRAM_WORDS] {
+        // SAFETY: same size, no padding.
+        unsafe { core::mem::transmute(self) }
+    }
+
     /// No value at all.
     pub const EMPTY: Self = Self { sum: 0, buckets: [0; BUCKETS] };
 }

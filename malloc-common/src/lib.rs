@@ -3,6 +3,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod allowance;
 pub mod chunk;
 pub mod depth;
 pub mod function;

@@ -18,6 +18,7 @@ pub const MAP_NAMES: &[&str] = &[
     "FREE_HISTS",
     "EVENTS",
     "SAMPLES",
+    "STACKS",
     "ZERO_FLIGHT",
     "AYA_LOGS",
 ];
@@ -73,13 +74,21 @@ pub const INHERITED: u32 = 1024;
 /// Bytes of the event ring: 8,192 events of 128 bytes.
 pub const EVENTS_BYTES: u32 = 1 << 20;
 
-/// Bytes of the ring of samples: 124 samples of 16.6 KiB.
+/// Bytes of the ring of samples: 124 samples of 16.6 KiB. A machine whose stacks have an allowance needs fewer.
 pub const SAMPLES_BYTES: u32 = 2 << 20;
 
 /// Upper bound of the kernel memory of all maps, bytes, for these capacities. A preallocated hash
 /// entry takes its key, its value and 64 bytes of book-keeping at most (kernel 6.18: 48 and rounding).
 #[must_use]
-pub const fn kernel_bytes(slots: u64, histograms: u64, flights: u64, chunks: u64, targets: u64, events: u64) -> u64 {
+pub const fn kernel_bytes(
+    slots: u64,
+    histograms: u64,
+    flights: u64,
+    chunks: u64,
+    targets: u64,
+    events: u64,
+    samples: u64,
+) -> u64 {
     const ENTRY: u64 = 64;
     slots * (size_of::<Slot>() as u64 + 2 * ENTRY + 16)
         + histograms * (size_of::<Histogram>() as u64 + 8)
@@ -87,7 +96,7 @@ pub const fn kernel_bytes(slots: u64, histograms: u64, flights: u64, chunks: u64
         + chunks * (size_of::<ChunkKey>() as u64 + size_of::<Chunk>() as u64 + ENTRY)
         + targets * (8 + ENTRY)
         + events
-        + SAMPLES_BYTES as u64
+        + samples
         + 8 * RECENT_SLOTS as u64
         + INHERITED as u64 * (16 + 8 + ENTRY)
 }
@@ -100,7 +109,8 @@ const _: () = {
             FLIGHTS_DEFAULT as u64,
             CHUNKS_DEFAULT as u64,
             TARGETS_DEFAULT as u64,
-            EVENTS_BYTES as u64
+            EVENTS_BYTES as u64,
+            SAMPLES_BYTES as u64
         ) < 41 << 20
     );
     let mut i = 0;

@@ -18,7 +18,7 @@ use crate::config::Deep;
 use crate::history::History;
 use crate::host::privileges;
 use crate::http::Readiness;
-use crate::observe::{Observer, Options, Probing, Selection, StartError};
+use crate::observe::{Observer, Options, Probing, Selection, StartError, pace};
 use crate::probes::Capacities;
 
 /// Ended processes stay in the answers for a minute: a scrape every 15 s sees each at least three times.
@@ -30,8 +30,8 @@ const KILLED_NS: u64 = 3_600_000_000_000;
 /// How many of them are kept at most, about 2 MiB.
 const KILLED_IMAGES: usize = 256;
 
-/// An idle process is described anew every 10 s: most of a machine's processes do nothing most of the time.
-const UNCHANGED_NS: u64 = 10_000_000_000;
+/// An idle process is described anew every 30 s: most of a machine's processes do nothing most of the time.
+const UNCHANGED_NS: u64 = 30_000_000_000;
 
 /// Changes that may wait for the thread: more are refused until it has taken them over.
 const CHANGES: usize = 16;
@@ -157,7 +157,7 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
         tracing: false,
         faults: wishes.faults,
         stepped: wishes.stepped,
-        capacities: Capacities::default(),
+        capacities: Capacities::of_a_machine(),
         keep: Keep {
             ended_ns: ENDED_NS,
             ended_images: ENDED_IMAGES,
@@ -185,7 +185,7 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
     let first = observer.collect();
     observer.probe_selected(&first);
     let cache = observer.cache().counts;
-    let kernel_bytes = Capacities::default().kernel_bytes();
+    let kernel_bytes = Capacities::of_a_machine().kernel_bytes();
     tracing::info!(depth = %wishes.depth, groups = observer.probed(), kernel_bytes, ?cache, "probes are attached");
     // What the selected processes are probed for is in what is shown first.
     posts.snapshots.send_replace(Arc::new(observer.collect()));
@@ -199,9 +199,11 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
             wishes = wanted;
         }
         if Instant::now() >= next {
-            // A collection that took longer than the interval is not made up for.
-            next = (next + wishes.interval).max(Instant::now());
+            let began = own_cpu_time();
             let mut snapshot = observer.collect();
+            let cost = own_cpu_time().saturating_sub(began);
+            // A collection that took longer than the interval is not made up for.
+            next = (next + pace::between(wishes.interval, cost)).max(Instant::now());
             if let Some(lost) = history.as_ref().map(|history| history.lost()).filter(|lost| *lost != 0) {
                 // What is missing on disk is not missing here: the snapshot stays as complete as it is.
                 snapshot.losses.push((LossReason::HistoryDropped, lost));
@@ -232,6 +234,12 @@ fn select(observer: &mut Observer, deep: &Deep) {
     for pid in observer.select(deep.clone()) {
         tracing::warn!(pid, "there is no such process");
     }
+}
+
+/// CPU time that this thread has taken.
+fn own_cpu_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(now).unwrap_or_default()
 }
 
 /// Whether the end has come, without waiting for it.

@@ -10,6 +10,7 @@ use aya_ebpf::helpers::{
 use malloc_common::abi::{
     COUNTERS, Counter, Event, Flight, Origin, SERIES, SLOT_LIVE, SLOT_REPLACED, Sample, Series, Slot,
 };
+use malloc_common::allowance::Allowance;
 use malloc_common::chunk::{Chunk, ChunkKey, WATCHES, Watch};
 use malloc_common::histogram::{self, BUCKETS};
 use malloc_common::loss::Loss;
@@ -23,7 +24,7 @@ use crate::fields::{
 use crate::machine;
 use crate::maps::{
     CHUNKS, EVENTS, FLIGHTS, FREE_HISTS, FREE_SLOTS, HISTOGRAMS, INHERITED, LOST, PROCESSES, RECENT, SAMPLES, SLOTS,
-    TARGETS, ZERO_FLIGHT,
+    STACKS, TARGETS, ZERO_FLIGHT,
 };
 use crate::stack::{copy_stack, frame, saved};
 
@@ -36,6 +37,12 @@ static TRACING: Global<u32> = Global::new(0);
 /// 1: page faults of mapped chunks are counted.
 #[unsafe(no_mangle)]
 static FAULTS: Global<u32> = Global::new(0);
+/// `Allowance::every_ns` of the stacks of crossings; 0: there is no limit.
+#[unsafe(no_mangle)]
+static STACK_EVERY: Global<u64> = Global::new(0);
+/// `Allowance::burst_ns` of them.
+#[unsafe(no_mangle)]
+static STACK_BURST: Global<u64> = Global::new(0);
 /// The kernel this program runs in.
 pub struct Bpf;
 
@@ -402,11 +409,16 @@ impl Kernel for Bpf {
     #[inline(always)]
     fn crossing_to_sample(&self, slot: SlotId, now_ns: u64) -> Option<u64> {
         let slot = SLOTS.get_ptr_mut(slot)?;
-        // SAFETY: a map value; threads that cross at once may both be sampled.
+        // SAFETY: map values; threads that cross at once may both be sampled.
         unsafe {
             let nth = (*slot).counters[const { Counter::OriginCalls(Origin::MmapCrossing).index() }];
             if nth > FIRST_SAMPLES && now_ns.wrapping_sub((*slot).sampled_ns) < SAMPLE_EVERY_NS {
                 return None;
+            }
+            let allowance = Allowance { every_ns: STACK_EVERY.load(), burst_ns: STACK_BURST.load() };
+            if allowance.every_ns != 0 {
+                let paid = STACKS.get_ptr_mut(0)?;
+                *paid = allowance.take(*paid, now_ns)?;
             }
             (*slot).sampled_ns = now_ns;
             Some(nth)

@@ -67,9 +67,14 @@ pub static FREE_HISTS: Stack<u32> = Stack::with_max_entries(HISTOGRAMS_DEFAULT, 
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 
-/// Rare events with the stacks they happened on. Full: `event_ring_full`.
+/// Rare events with the stacks they happened on. Full: `event_ring_full` for a raise; the next crossing of a process
+/// stands for one without room.
 #[map]
 pub static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLES_BYTES, 0);
+
+/// One word: the time up to which the stacks of crossings that were sent are paid for, nanoseconds since boot.
+#[map]
+pub static STACKS: Array<u64> = Array::with_max_entries(1, 0);
 
 /// One empty flight, written by the daemon at start: too large to build on the stack at every insertion.
 #[map]

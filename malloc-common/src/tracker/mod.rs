@@ -277,6 +277,7 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
             chunks::mapped(k, slot, result, bytes, now, nanoseconds);
             if let Some(nth) = k.crossing_to_sample(slot, now) {
                 let nb = k.with_flight(k.tid(), |flight| flight.nb).unwrap_or(0);
+                // Without room nothing is lost: the next one that is sampled stands for this one, too.
                 let _ = trace::sample(k, EVENT_CROSSING, [bytes, nb, result, nanoseconds, nth]);
             }
         }

@@ -81,6 +81,9 @@ pub(super) fn syscall<K: Kernel>(k: &K, syscall: Syscall, origin: Origin, result
 #[inline(always)]
 pub(super) fn raise<K: Kernel>(k: &K, given: [u64; 5]) {
     let sampled = sample(k, EVENT_RAISE, given);
+    if !sampled {
+        k.lose(Loss::EventRingFull);
+    }
     if k.tracing() || !sampled {
         let [a, b, c, d, _] = given;
         let values = [a, b, c, d, !sampled as u64, 0, 0, 0, 0, 0];
@@ -89,17 +92,13 @@ pub(super) fn raise<K: Kernel>(k: &K, given: [u64; 5]) {
     }
 }
 
-/// Sends what happened together with the stack it happened on.
+/// Sends what happened together with the stack it happened on; false when there is no room.
 #[inline(always)]
 pub(super) fn sample<K: Kernel>(k: &K, kind: u32, given: [u64; 5]) -> bool {
     let [a, b, c, d, e] = given;
     let values = [a, b, c, d, e, 0, 0, 0, 0, 0];
     let event = Event { kind, tgid: k.tgid(), tid: k.tid(), chain: 0, ns: k.now_ns(), comm: k.comm(), values };
-    let sampled = k.sample(&event);
-    if !sampled {
-        k.lose(Loss::EventRingFull);
-    }
-    sampled
+    k.sample(&event)
 }
 
 #[inline(always)]

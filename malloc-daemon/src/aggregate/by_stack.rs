@@ -82,7 +82,7 @@ impl ByStack {
     }
 
     /// Notes which images ended; the oldest of these is forgotten when there are more than [`ENDED`].
-    pub fn settle(&mut self, rows: &[RawImage]) {
+    pub fn settle(&mut self, rows: &[Arc<RawImage>]) {
         for slot in rows.iter().map(|row| &row.slot).filter(|slot| slot.end_ns != 0) {
             let key = (ProcessId::of(slot), slot.first_ns);
             if self.images.contains_key(&key) {

@@ -54,7 +54,7 @@ impl Incidents {
     }
 
     /// Finds the processes of what came since the last collection.
-    pub fn settle(&mut self, images: &[RawImage]) {
+    pub fn settle(&mut self, images: &[Arc<RawImage>]) {
         // What came without a stack came another way.
         let mut pending = Vec::from(std::mem::take(&mut self.pending));
         pending.sort_by_key(|pending| pending.event.ns);

@@ -13,11 +13,13 @@ pub mod explain;
 pub mod heap;
 mod image;
 pub mod incidents;
+mod knowledge;
 pub mod model;
 pub mod price;
 pub mod what_if;
 
 pub use image::{DeepFigures, Facts};
+pub use knowledge::{Knowledge, Stamp};
 use model::{
     Calibration, CrossingStacks, DaemonCost, End, Host, LossReason, Mapping, Probe, Process, ProcessId, Raise,
     Snapshot, Window,
@@ -84,7 +86,8 @@ pub struct Aggregate {
 /// An image and what it was made of.
 #[derive(Debug)]
 struct Made {
-    row: RawImage,
+    row: Arc<RawImage>,
+    stamp: Option<Stamp>,
     facts: Facts,
     at_ns: u64,
     process: Arc<Process>,
@@ -99,30 +102,44 @@ impl Aggregate {
         Self { keep, sequence: 0, ended: Shelf::new(), killed: Shelf::new(), live: BTreeMap::new(), dropped: 0 }
     }
 
-    /// What is true after these rows. `facts` answers what the daemon knows of a process besides its counts.
-    pub fn apply(&mut self, raw: &RawSnapshot, moment: Moment, facts: &dyn Fn(&RawImage) -> Facts) -> Snapshot {
+    /// What is true after these rows.
+    pub fn apply(&mut self, raw: &RawSnapshot, moment: Moment, knowledge: &dyn Knowledge) -> Snapshot {
         self.sequence += 1;
         let duration_ms = raw.now_ns.saturating_sub(moment.window_since_ns) / 1_000_000;
         let mut before = std::mem::take(&mut self.live);
         for row in &raw.images {
             let id = ProcessId::of(&row.slot);
             let key = (id, row.slot.first_ns);
-            let facts = facts(row);
+            let stamp = knowledge.stamp(row);
             let is_as_before = |made: &Made| {
-                raw.now_ns.saturating_sub(made.at_ns) < self.keep.unchanged_ns
-                    && made.row == *row
-                    && made.facts == facts
+                let is_fresh = raw.now_ns.saturating_sub(made.at_ns) < self.keep.unchanged_ns;
+                is_fresh && (Arc::ptr_eq(&made.row, row) || made.row == *row)
             };
-            if let Some(made) = before.remove(&key).filter(is_as_before) {
-                self.live.insert(key, made);
-                continue;
-            }
+            let made = before.remove(&key).filter(is_as_before);
+            let facts = match made {
+                Some(made) if stamp.is_some() && made.stamp == stamp => {
+                    self.live.insert(key, made);
+                    continue;
+                }
+                Some(made) => {
+                    let facts = knowledge.facts(row);
+                    if made.facts == facts {
+                        self.live.insert(key, Made { stamp, ..made });
+                        continue;
+                    }
+                    facts
+                }
+                None => knowledge.facts(row),
+            };
             let prices = moment.calibration.prices();
             let process = Arc::new(image::process(row, &facts, raw.now_ns, moment.tracking_since_ns, prices));
             match process.ended {
                 Some(End::OomKilled) => self.killed.push_back((row.slot.end_ns, key, process)),
                 Some(_) => self.ended.push_back((row.slot.end_ns, key, process)),
-                None => drop(self.live.insert(key, Made { row: row.clone(), facts, at_ns: raw.now_ns, process })),
+                None => {
+                    let row = Arc::clone(row);
+                    self.live.insert(key, Made { row, stamp, facts, at_ns: raw.now_ns, process });
+                }
             }
         }
         let Keep { ended_ns, ended_images, killed_ns, killed_images, .. } = self.keep;

@@ -43,7 +43,15 @@ pub struct BpfCollector {
     chunks: HashMap<MapData, [u64; CHUNK_KEY_WORDS], [u64; CHUNK_WORDS]>,
     most_chunks: usize,
     programs: Vec<OwnedFd>,
+    /// What was read of each slot last.
+    last: Vec<Option<Arc<RawImage>>>,
+    /// No slot from this one on was ever seen in use.
+    unused: usize,
 }
+
+/// Slots are taken lowest first, so that behind so many that were never in use there is none: one that is just being
+/// taken is free still when a later one counts already, and that many processors do not take one at once.
+const UNUSED_AFTER: usize = 256;
 
 impl BpfCollector {
     /// Maps the arrays and fills the free lists: must come before the first probe.
@@ -76,7 +84,20 @@ impl BpfCollector {
         }
         let processes = object.take_map("PROCESSES")?;
         let (chunks, most_chunks) = (object.take_map("CHUNKS")?, rows.chunks as usize);
-        Ok(Self { slots, histograms, lost, free_slots, free_histograms, processes, chunks, most_chunks, programs })
+        let last = vec![None; rows.slots as usize];
+        Ok(Self {
+            slots,
+            histograms,
+            lost,
+            free_slots,
+            free_histograms,
+            processes,
+            chunks,
+            most_chunks,
+            programs,
+            last,
+            unused: 0,
+        })
     }
 
     /// Gives a process that runs already a slot before its first event, so that it is in the next snapshot. Does
@@ -156,6 +177,18 @@ fn image(histograms: &MappedArray, slot: Slot, series: usize) -> RawImage {
     RawImage { slot, histograms }
 }
 
+/// Whether the rows of a slot hold what was read of them last.
+fn is_as_before(slots: &MappedArray, histograms: &MappedArray, index: usize, last: &RawImage) -> bool {
+    let holds = |array: &MappedArray, index: usize, words: &[u64]| {
+        array.row(index).iter().zip(words).all(|(held, word)| held.load(Ordering::Relaxed) == *word)
+    };
+    let histogram = |(series, histogram): &(usize, Histogram)| {
+        let row = last.slot.series.get(*series).and_then(|held| (*held as usize).checked_sub(1));
+        row.is_some_and(|row| holds(histograms, row, &histogram.to_words()))
+    };
+    holds(slots, index, &last.slot.to_words()) && last.histograms.iter().all(histogram)
+}
+
 /// The rows of images, for reading one at a time.
 #[derive(Clone, Debug)]
 pub struct Rows {
@@ -206,25 +239,35 @@ impl Collector for BpfCollector {
         let mut images = Vec::new();
         let mut left_chunks = BTreeSet::new();
         for index in 0..self.slots.rows() {
+            if index >= self.unused + UNUSED_AFTER {
+                break;
+            }
             // The state is the upper half of the first word on a little-endian machine, the lower on a big one:
             // an all-zero word is a free row on both.
             if self.slots.row(index).first().is_none_or(|word| word.load(Ordering::Acquire) == 0) {
+                continue;
+            }
+            self.unused = self.unused.max(index + 1);
+            let Some(held) = self.last.get_mut(index) else { break };
+            if let Some(last) = held.as_ref().filter(|last| is_as_before(&self.slots, &self.histograms, index, last)) {
+                images.push(Arc::clone(last));
                 continue;
             }
             let slot = Slot::from_words(read(&self.slots, index));
             if slot.state == SLOT_FREE {
                 continue;
             }
-            let series = slot.series;
-            let ended = slot.state != SLOT_LIVE;
-            let image = image(&self.histograms, slot, SERIES);
-            if ended && image.mapped_chunks() != 0 {
+            let image = Arc::new(image(&self.histograms, slot, SERIES));
+            images.push(Arc::clone(&image));
+            if slot.state == SLOT_LIVE {
+                *held = Some(image);
+                continue;
+            }
+            *held = None;
+            if image.mapped_chunks() != 0 {
                 left_chunks.insert((u64::from(slot.tgid), slot.first_ns));
             }
-            images.push(image);
-            if ended {
-                self.recycle(index as u32, &series);
-            }
+            self.recycle(index as u32, &slot.series);
         }
         if !left_chunks.is_empty() {
             self.forget_chunks(&left_chunks);

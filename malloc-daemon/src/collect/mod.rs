@@ -1,5 +1,7 @@
 //! The seam between kernel and daemon: rows as the kernel side keeps them, from real maps or simulated ones.
 
+use std::sync::Arc;
+
 use malloc_common::abi::{Counter, Event, Histogram, Origin, Series, Slot};
 use malloc_common::loss::LOSSES;
 
@@ -14,8 +16,9 @@ pub use bpf::{BpfCollector, CollectError, Events, Rows, Samples, boot_ns};
 pub struct RawSnapshot {
     /// Nanoseconds since boot.
     pub now_ns: u64,
-    /// Images that live or ended since the last collection.
-    pub images: Vec<RawImage>,
+    /// Images that live or ended since the last collection. One in which nothing was counted since may be the very one
+    /// of then.
+    pub images: Vec<Arc<RawImage>>,
     /// Indexed by `Loss`.
     pub lost: [u64; LOSSES],
     /// Programs that the kernel skipped.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use malloc_common::abi::{Counter, Event, Flight, Histogram, Origin, SLOT_FREE, SLOT_LIVE, Series, Slot, Syscall};
 use malloc_common::chunk::{Chunk, ChunkKey, WATCHES, Watch};
@@ -487,7 +488,7 @@ impl Collector for Sim {
             let mut held = self.histograms.borrow_mut();
             let histograms = row.series.iter().enumerate().filter(|(_, held)| **held != 0);
             let histograms = histograms.map(|(series, id)| (series, held[*id as usize - 1])).collect();
-            images.push(RawImage { slot: *row, histograms });
+            images.push(Arc::new(RawImage { slot: *row, histograms }));
             if row.state != SLOT_LIVE {
                 let ended = (u64::from(row.tgid), row.first_ns);
                 self.chunks.borrow_mut().retain(|key, chunk| (key.tgid, chunk.image_ns) != ended);

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use malloc_common::allowance::Allowance;
+
 use super::write_output;
 use crate::host::{fdinfo, kernel};
 use crate::probes::{Capacities, Object, Offsets, Options};
@@ -22,6 +24,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
             offsets: Offsets::default(),
             capacities: Capacities::SMALL,
             multi_uprobes: multi,
+            stacks: if admit_all { Allowance::new(1, 1) } else { Allowance::NO_LIMIT },
             trial: false,
         })?;
         for (name, fd) in object.program_fds() {

@@ -111,7 +111,7 @@ impl Api {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             let api = self.clone();
             off_reactor(snapshot.processes.len(), move || {
-                lock(&api.totals).feed(&snapshot);
+                lock(&api.totals).follow(&snapshot);
                 lock(&api.changes).feed(&snapshot);
             })
             .await;

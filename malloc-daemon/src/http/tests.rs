@@ -386,7 +386,10 @@ async fn a_process_that_came_and_went_between_two_scrapes_is_counted() {
     assert!(served.get("/metrics").await.body.contains("malloc_mmap_crossings_total{comm=\"sqlite3\"} 1\n"));
     let mut other = sample::sqlite();
     other.id.pid = 7;
-    served.snapshots.send_replace(Arc::new(Snapshot { sequence: 43, ..sample::snapshot(vec![other]) }));
+    let mut later = Snapshot { sequence: 43, ..sample::snapshot(vec![other]) };
+    // One that ends stays in the snapshots for a minute.
+    later.window.duration_ms += 15_000;
+    served.snapshots.send_replace(Arc::new(later));
     // The accumulator runs on this thread as soon as the test waits for the answer.
     assert_eq!(served.get("/healthz").await.status, 200);
     served.snapshots.send_replace(Arc::new(Snapshot { sequence: 44, ..sample::snapshot(Vec::new()) }));

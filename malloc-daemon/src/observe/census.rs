@@ -19,7 +19,8 @@ use crate::host::process::{self, Pid};
 
 /// Processes remembered at most; those that left the snapshot go first.
 const REMEMBERED: usize = 16_384;
-/// Name and control group are read again after so long: they change. 30 s.
+/// Name and control group are read again after so long: they change. 30 s; where nothing was counted since, as long as
+/// the mapped files.
 const NAMES_NS: u64 = 30_000_000_000;
 /// The mapped files, which take ten times as long to look at: executions and mapped code are followed as they happen,
 /// so that this finds only what an event that was lost would have told. 5 min.
@@ -35,6 +36,8 @@ struct Reading {
     at_ns: u64,
     /// When name and control group were read last.
     named_ns: u64,
+    /// What was counted by then, when that is known: [`RawImage::counted`].
+    counted: Option<u64>,
     start_ticks: u64,
     comm: String,
     exe: Option<String>,
@@ -138,7 +141,7 @@ impl Census {
     /// Looks at the processes whose facts are missing or stale. `serving` finds the allocator of a process.
     pub fn renew(
         &mut self,
-        images: &[RawImage],
+        images: &[Arc<RawImage>],
         files: &mut dyn FnMut(Pid) -> Found,
         placed: &dyn Fn(&Serving) -> Option<Place>,
     ) {
@@ -154,7 +157,13 @@ impl Census {
             };
             match last {
                 _ if due => self.look(Pid(pid), files, placed),
-                Some(last) if now.saturating_sub(last.named_ns) > NAMES_NS => last.rename(Pid(pid), now),
+                Some(last) if now.saturating_sub(last.named_ns) > NAMES_NS => {
+                    let counted = Some(image.counted());
+                    if last.counted.is_none_or(|_| last.counted != counted) {
+                        last.counted = counted;
+                        last.rename(Pid(pid), now);
+                    }
+                }
                 _ => {}
             }
         }
@@ -176,6 +185,7 @@ impl Census {
         let reading = Reading {
             at_ns: boot_ns(),
             named_ns: boot_ns(),
+            counted: None,
             start_ticks: stat.start_ticks,
             comm: stat.comm,
             exe: process::exe(pid).ok().flatten().map(|exe| exe.path.display().to_string()),
@@ -224,6 +234,14 @@ impl Census {
             .iter()
             .rev()
             .find(|r| r.start_ticks == id.start_ticks && r.at_ns >= since_ns && (end_ns == 0 || r.at_ns <= end_ns))
+    }
+
+    /// Figures one of which is another when another reading of a process counts: when it was read, when its name was, and
+    /// when it was last seen to map an allocator.
+    pub fn stamp(&self, row: &RawImage) -> [u64; 3] {
+        let (read_ns, named_ns) = self.reading(row).map_or((0, 0), |reading| (reading.at_ns, reading.named_ns));
+        let mapped = self.mapped.get(&row.slot.tgid).and_then(|all| all.last());
+        [read_ns, named_ns, mapped.map_or(0, |(at_ns, _)| *at_ns)]
     }
 
     /// What is known of an image. `depth` is how deep it was meant to be probed.

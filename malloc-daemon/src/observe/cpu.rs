@@ -1,6 +1,7 @@
 //! The CPU time that processes took while they were observed, read from /proc at a bounded rate.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use malloc_common::abi::BORN_EXEC;
 
@@ -48,8 +49,8 @@ impl CpuTimes {
     }
 
     /// Reads some of the processes that live, and lets go of those that are gone.
-    pub fn renew(&mut self, images: &[RawImage]) {
-        let live: Vec<&RawImage> = images.iter().filter(|image| image.slot.end_ns == 0).collect();
+    pub fn renew(&mut self, images: &[Arc<RawImage>]) {
+        let live: Vec<&RawImage> = images.iter().map(Arc::as_ref).filter(|image| image.slot.end_ns == 0).collect();
         let turn = if live.is_empty() { 0 } else { self.turn % live.len() };
         let (mut new, mut hit, mut quiet) = (Vec::new(), Vec::new(), Vec::new());
         for image in live[turn..].iter().chain(&live[..turn]) {
@@ -73,7 +74,7 @@ impl CpuTimes {
                 self.note(image, now_ns);
             }
         }
-        let held: std::collections::HashSet<_> = images.iter().map(key).collect();
+        let held: std::collections::HashSet<_> = images.iter().map(|image| key(image)).collect();
         self.images.retain(|key, _| held.contains(key));
         self.ended.clear();
         self.read_ended = 0;
@@ -147,7 +148,7 @@ mod tests {
         let (id, _) = read(Pid(own)).expect("this process");
         let other = image(own, id.start_ticks + 1, BORN_EXEC, 0);
         let mut times = CpuTimes::default();
-        times.renew(std::slice::from_ref(&other));
+        times.renew(&[Arc::new(other.clone())]);
         assert_eq!(times.of(&other), None);
         assert!(times.images.is_empty());
     }
@@ -157,7 +158,7 @@ mod tests {
         let gone = image(1, 1, BORN_EXEC, 5);
         let mut times = CpuTimes::default();
         times.ended.insert(ProcessId::of(&gone.slot), 900);
-        times.renew(std::slice::from_ref(&gone));
+        times.renew(&[Arc::new(gone.clone())]);
         assert_eq!(times.of(&gone), Some(900));
         times.renew(&[]);
         assert!(times.images.is_empty() && times.ended.is_empty());

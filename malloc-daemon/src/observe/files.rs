@@ -1,6 +1,7 @@
 //! The files that carry probes: found once each, attached as deep as asked, let go when overwritten.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use malloc_common::abi::Origin;
@@ -207,6 +208,20 @@ impl Files {
     /// Where the variables of the allocator that serves a process lie in it.
     pub fn place(&self, serving: &Serving) -> Option<Place> {
         self.get(&serving.key)?.place(serving.mapped_at, serving.mapped_offset)
+    }
+
+    /// A number that is another one after anything that processes are described by has changed.
+    pub fn state(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.off, self.interrupted_ns, self.probed.len()).hash(&mut hasher);
+        for probed in self.probed.values() {
+            (probed.overwritten, probed.attachments.len()).hash(&mut hasher);
+            for attachment in &probed.attachments {
+                let Attachment { scope, depth, since_ns, broken, .. } = attachment;
+                (scope, depth, since_ns, broken.is_some()).hash(&mut hasher);
+            }
+        }
+        hasher.finish()
     }
 
     /// The only file, if there is exactly one.

@@ -29,6 +29,9 @@ const REMEMBERED: usize = 16_384;
 /// A process in which nothing happened on the slow path is read again after so long: frees show nowhere else. 30 s
 /// for a few, longer where there are many.
 const IDLE_NS: u64 = 30_000_000_000;
+/// One that has not run since then freed nothing: it is read again after so long only, since the CPU time of idle
+/// processes is read in turns. 15 min.
+const ASLEEP_NS: u64 = 900_000_000_000;
 
 /// How often a process is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +77,8 @@ struct Known {
     idle_ns: u64,
     /// What had happened on the slow path when it was last asked for.
     activity: u64,
+    /// CPU time it had taken then, nanoseconds.
+    cpu_ns: Option<u64>,
 }
 
 /// The thread, its queues, and what it found.
@@ -106,39 +111,48 @@ impl Heaps {
         Self { read, pace, thread: None, stuck: Arc::default(), known: HashMap::new() }
     }
 
-    /// Asks for the heaps that are due, among the images that live. `place` says where a process's allocator lies.
-    pub fn ask(&mut self, images: &[RawImage], place: &dyn Fn(&RawImage) -> Option<Place>) {
+    /// Asks for the heaps that are due, among the images that live. `place` says where a process's allocator lies, `cpu`
+    /// what CPU time it has taken.
+    pub fn ask(
+        &mut self,
+        images: &[Arc<RawImage>],
+        place: &dyn Fn(&RawImage) -> Option<Place>,
+        cpu: &dyn Fn(&RawImage) -> Option<u64>,
+    ) {
         self.take();
         let now = boot_ns();
-        let mut due: Vec<(u64, Job, u64)> = Vec::new();
+        let mut due: Vec<(u64, Job, u64, Option<u64>)> = Vec::new();
         for image in images.iter().filter(|image| image.slot.end_ns == 0) {
             let id = ProcessId::of(&image.slot);
-            let activity = activity(image);
+            let (activity, cpu_ns) = (activity(image), cpu(image));
+            let has_run = |known: &Known| self.pace == Pace::CLOSE || known.cpu_ns != cpu_ns;
+            let may_have_freed =
+                |known: &Known| now >= known.idle_ns && (has_run(known) || now - known.idle_ns >= ASLEEP_NS);
             let known = self.known.get(&id);
             let is_due = match known {
                 None => true,
                 Some(known) if known.asked || known.blocked => false,
-                Some(known) => now >= known.next_ns && (activity != known.activity || now >= known.idle_ns),
+                Some(known) => now >= known.next_ns && (activity != known.activity || may_have_freed(known)),
             };
             if is_due && let Some(place) = place(image) {
-                due.push((known.map_or(0, |known| known.next_ns), Job { id, place }, activity));
+                due.push((known.map_or(0, |known| known.next_ns), Job { id, place }, activity, cpu_ns));
             }
         }
         // Who has waited longest comes first.
-        due.sort_by_key(|(since, job, _)| (*since, job.id));
+        due.sort_by_key(|(since, job, ..)| (*since, job.id));
         let mut again = 0;
         due.retain(|(since, ..)| {
             again += usize::from(*since != 0);
             *since == 0 || self.pace == Pace::CLOSE || again <= AGAIN_AT_ONCE
         });
-        for (_, job, activity) in due.into_iter().take(AT_ONCE) {
+        for (_, job, activity, cpu_ns) in due.into_iter().take(AT_ONCE) {
             if !self.hand_over(job) {
                 break;
             }
             let known = self.known.entry(job.id).or_default();
             known.asked = true;
             known.job = Some(job);
-            known.activity = activity;
+            (known.activity, known.cpu_ns) = (activity, cpu_ns);
         }
         if self.known.len() > REMEMBERED {
             let live: std::collections::HashSet<_> = images.iter().map(|image| ProcessId::of(&image.slot)).collect();
@@ -183,6 +197,14 @@ impl Heaps {
             }
             Some(Ok(_)) | None => Ok(None),
             Some(Err(why)) => Err(why.clone()),
+        }
+    }
+
+    /// When the heap that is known of an image was read, nanoseconds since boot; 0 and 1: it was not, or could not be.
+    pub fn read_ns(&self, image: &RawImage) -> u64 {
+        match self.of(image) {
+            Ok(heap) => heap.map_or(0, |heap| heap.read_ns),
+            Err(_) => 1,
         }
     }
 

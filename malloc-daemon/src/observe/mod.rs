@@ -1,6 +1,5 @@
 //! Puts the parts together: loads, attaches, follows processes, collects. One owner, one thread.
 
-mod allowance;
 mod attaching;
 pub mod cache;
 mod calibrate;
@@ -13,9 +12,11 @@ mod disused;
 mod faults;
 mod files;
 mod heaps;
+mod known;
 mod naming;
 mod observer;
 mod options;
+pub mod pace;
 mod probed;
 mod programs;
 mod selected;

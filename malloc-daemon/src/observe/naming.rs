@@ -6,9 +6,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, chan
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use malloc_common::abi::{EVENT_CROSSING, EVENT_EXEC, EVENT_FORK, EVENT_MAPPED, EVENT_RAISE, Event, SampleRegisters};
+use malloc_common::abi::{EVENT_EXEC, EVENT_FORK, EVENT_MAPPED, EVENT_RAISE, Event, SampleRegisters};
+use malloc_common::allowance::Allowance;
 
-use super::allowance::{Allowance, STACKS};
 use super::files::{Files, PROBED_FILES};
 use super::options::Selection;
 use super::unix_ms;
@@ -28,7 +28,10 @@ const WAITING: usize = 256;
 const GLIMPSES: usize = 64;
 /// Glimpses at once, and a second: each takes about 100 us, so that a machine that starts programs without end costs a
 /// fiftieth of a processor.
-const GLIMPSES_A_SECOND: u64 = 200;
+const GLIMPSE_ALLOWANCE: Allowance = Allowance::new(200, 200);
+/// Stacks of mapped chunks among all processes of a machine: each takes about 40 us to name, so a thousandth of a
+/// processor in the long run.
+pub const STACKS: Allowance = Allowance::new(20, 500);
 
 /// Events after one that are looked at for another of its process.
 const LATER: usize = 64;
@@ -74,23 +77,21 @@ pub struct Naming {
     told: HashSet<u32>,
     /// Files that were handed over.
     files: HashSet<FileKey>,
-    /// Glimpses taken, and stacks of mapped chunks named; `None`: all are.
-    glimpses: Allowance,
-    stacks: Option<Allowance>,
+    /// The time up to which the glimpses taken are paid for.
+    glimpses_paid_ns: u64,
     _thread: JoinHandle<()>,
 }
 
 impl Naming {
-    /// Starts the thread; it ends when this is dropped. Of a whole machine less is kept in memory, and of the mapped
-    /// chunks' stacks not all are named.
+    /// Starts the thread; it ends when this is dropped. Of a whole machine less is kept in memory.
     ///
     /// # Errors
     ///
     /// The system gives no thread.
     pub fn start(selection: Selection) -> std::io::Result<Self> {
-        let (limits, stacks) = match selection {
-            Selection::Everything => (Limits::lean(), Some(STACKS)),
-            Selection::Chosen => (Limits::default(), None),
+        let limits = match selection {
+            Selection::Everything => Limits::lean(),
+            Selection::Chosen => Limits::default(),
         };
         let (work, jobs) = sync_channel::<Work>(WAITING);
         let (results, named) = channel();
@@ -133,17 +134,15 @@ impl Naming {
                 }
             }
         })?;
-        let (waiting, glimpses) = (Arc::new(()), Allowance::new(GLIMPSES_A_SECOND, GLIMPSES_A_SECOND));
         Ok(Self {
             work,
             named,
             under_way: 0,
             refused: 0,
-            waiting,
+            waiting: Arc::new(()),
             told: HashSet::new(),
             files: HashSet::new(),
-            glimpses,
-            stacks,
+            glimpses_paid_ns: 0,
             _thread: thread,
         })
     }
@@ -205,9 +204,11 @@ impl Naming {
     }
 
     fn glimpse(&mut self, pid: u32) {
-        if Arc::strong_count(&self.waiting) > GLIMPSES || !self.glimpses.take(boot_ns()) {
+        if Arc::strong_count(&self.waiting) > GLIMPSES {
             return;
         }
+        let Some(paid_until_ns) = GLIMPSE_ALLOWANCE.take(self.glimpses_paid_ns, boot_ns()) else { return };
+        self.glimpses_paid_ns = paid_until_ns;
         if let Some(glimpse) = Glimpse::of(pid) {
             self.tell(pid);
             let _ = self.work.try_send(Work::Glimpse(glimpse, Arc::clone(&self.waiting)));
@@ -221,10 +222,6 @@ impl Naming {
             incidents.take(event, boot_unix_ms + event.ns / 1_000_000);
         }
         samples.drain(&mut |event, registers, stack| {
-            // The next sample of the process stands for this one, too.
-            if event.kind == EVENT_CROSSING && self.stacks.as_mut().is_some_and(|stacks| !stacks.take(event.ns)) {
-                return;
-            }
             if let Some(id) = incidents.take(&event, boot_unix_ms + event.ns / 1_000_000) {
                 self.name(id, event.tgid, registers, stack);
             }

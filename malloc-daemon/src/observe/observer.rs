@@ -8,6 +8,7 @@ use std::time::Duration;
 use malloc_common::abi::{
     EVENT_EXEC, EVENT_EXIT, EVENT_FORK, EVENT_MAPPED, EVENT_RAISE, Event, SLOT_LIVE, SLOT_REPLACED,
 };
+use malloc_common::allowance::Allowance;
 use malloc_common::depth::Depth;
 
 use super::cache::Cache;
@@ -18,7 +19,8 @@ use super::disused::Disused;
 use super::faults;
 use super::files::Files;
 use super::heaps::{Heaps, Pace};
-use super::naming::Naming;
+use super::known::Known;
+use super::naming::{Naming, STACKS};
 use super::options::{Options, Selection, StartError};
 use super::selected::Selected;
 use super::serving::serving;
@@ -26,7 +28,7 @@ use super::windows::{Windows, share};
 use super::{threshold, unix_ms};
 use crate::aggregate::incidents::{Incidents, StackId};
 use crate::aggregate::model::{Calibration, Host, NANOSECONDS_PER_TICK, Probe, Snapshot, Stack, Verdict};
-use crate::aggregate::{Aggregate, Facts, Moment};
+use crate::aggregate::{Aggregate, Moment};
 use crate::collect::{BpfCollector, Collector, EventSource, Events, RawImage, Samples, boot_ns};
 use crate::host::file::FileKey;
 use crate::host::process::{self, Pid};
@@ -127,6 +129,10 @@ impl Observer {
             admit_all: options.selection == Selection::Everything,
             tracing: options.tracing,
             faults: options.faults,
+            stacks: match options.selection {
+                Selection::Everything => STACKS,
+                Selection::Chosen => Allowance::NO_LIMIT,
+            },
             offsets: Offsets {
                 group_leader: task.task_group_leader,
                 start_time: task.task_start_boottime,
@@ -385,7 +391,7 @@ impl Observer {
         self.files.check_overwritten();
         let raw = self.collector.collect();
         // A process that runs another program now keeps the probes that were asked for it.
-        let exited = |row: &&RawImage| row.slot.state != SLOT_LIVE && row.slot.state != SLOT_REPLACED;
+        let exited = |row: &&Arc<RawImage>| row.slot.state != SLOT_LIVE && row.slot.state != SLOT_REPLACED;
         let ended: Vec<u32> = raw.images.iter().filter(exited).map(|row| row.slot.tgid).collect();
         self.renew(&raw.images);
         self.drain_samples(&[]);
@@ -407,16 +413,17 @@ impl Observer {
             calibration: Arc::clone(&self.calibration),
         };
         self.cpu.renew(&raw.images);
-        self.heaps.ask(&raw.images, &|row| self.census.place(row));
-        let (census, files, heaps, depth) = (&self.census, &self.files, &self.heaps, self.options.depth);
-        let cpu = &self.cpu;
-        let facts = |row: &RawImage| Facts {
-            heap: heaps.of(row),
-            cpu_ns: cpu.of(row),
+        self.heaps.ask(&raw.images, &|row| self.census.place(row), &|row| self.cpu.of(row));
+        let known = Known {
+            census: &self.census,
+            files: &self.files,
+            state: self.files.state(),
+            heaps: &self.heaps,
+            cpu: &self.cpu,
+            depth: self.options.depth,
             faults: self.faults.is_some(),
-            ..census.facts(row, files, depth)
         };
-        let snapshot = self.aggregate.apply(&raw, moment, &facts);
+        let snapshot = self.aggregate.apply(&raw, moment, &known);
         // Only now: what an image counted is described by the probes that it had.
         if !ended.is_empty() {
             self.let_go(&ended);
@@ -427,7 +434,7 @@ impl Observer {
         snapshot
     }
 
-    fn renew(&mut self, images: &[RawImage]) {
+    fn renew(&mut self, images: &[Arc<RawImage>]) {
         let attach = self.attach_new();
         let Self { census, files, object, .. } = self;
         // Two borrows of the files are never held at once: the first closure ends before the second runs.

@@ -159,6 +159,11 @@ impl Windows {
         }
     }
 
+    /// Whether an image has an account here.
+    pub fn knows(&self, row: &RawImage) -> bool {
+        locked(&self.accounts.0).contains_key(&(row.slot.tgid, row.slot.first_ns))
+    }
+
     /// What is known of an image that had windows; the account of one that ended is closed.
     pub fn describe(&self, row: &RawImage, facts: &mut Facts) {
         let key = (row.slot.tgid, row.slot.first_ns);

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use aya::maps::{Map, MapData, MapError};
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use malloc_common::allowance::Allowance;
 use malloc_common::maps as capacity;
 
 /// The programs that are attached to instructions of user space.
@@ -34,12 +35,27 @@ pub struct Capacities {
     pub targets: u32,
     /// Bytes of the event ring, a power of two.
     pub events_bytes: u32,
+    /// Bytes of the ring of samples, a power of two.
+    pub samples_bytes: u32,
 }
 
 impl Capacities {
     /// Enough for a trial: the kernel takes some hundred KiB for it.
-    pub const SMALL: Self =
-        Self { slots: 64, histograms: 64, flights: 64, chunks: 64, targets: 64, events_bytes: 64 << 10 };
+    pub const SMALL: Self = Self {
+        slots: 64,
+        histograms: 64,
+        flights: 64,
+        chunks: 64,
+        targets: 64,
+        events_bytes: 64 << 10,
+        samples_bytes: 64 << 10,
+    };
+
+    /// Enough for all processes of a machine, whose stacks have an allowance: 31 wait at most.
+    #[must_use]
+    pub fn of_a_machine() -> Self {
+        Self { samples_bytes: 512 << 10, ..Self::default() }
+    }
 }
 
 impl Default for Capacities {
@@ -51,6 +67,7 @@ impl Default for Capacities {
             chunks: capacity::CHUNKS_DEFAULT,
             targets: capacity::TARGETS_DEFAULT,
             events_bytes: capacity::EVENTS_BYTES,
+            samples_bytes: capacity::SAMPLES_BYTES,
         }
     }
 }
@@ -66,6 +83,7 @@ impl Capacities {
             self.chunks.into(),
             self.targets.into(),
             self.events_bytes.into(),
+            self.samples_bytes.into(),
         )
     }
 }
@@ -100,6 +118,8 @@ pub struct Options {
     pub tracing: bool,
     /// Count page faults of mapped chunks.
     pub faults: bool,
+    /// How many stacks of crossings all processes together may send.
+    pub stacks: Allowance,
     /// Offsets in this kernel's structures.
     pub offsets: Offsets,
     /// Sizes of the maps.
@@ -164,6 +184,7 @@ impl Object {
         let c = options.capacities;
         let flag = |on: bool| u32::from(on);
         let (admit_all, tracing, o) = (flag(options.admit_all), flag(options.tracing), options.offsets);
+        let stacks = options.stacks;
         let (faults, oom_mm) = (flag(options.faults), o.oom_mm.unwrap_or(u32::MAX));
         let mut loader = EbpfLoader::new();
         loader
@@ -172,6 +193,8 @@ impl Object {
             .override_global("ADMIT_ALL", &admit_all, true)
             .override_global("TRACING", &tracing, true)
             .override_global("FAULTS", &faults, true)
+            .override_global("STACK_EVERY", &stacks.every_ns, true)
+            .override_global("STACK_BURST", &stacks.burst_ns, true)
             .override_global("OFF_GROUP_LEADER", &o.group_leader, true)
             .override_global("OFF_START_TIME", &o.start_time, true)
             .override_global("OFF_MM", &o.mm, true)
@@ -188,7 +211,8 @@ impl Object {
             .map_max_entries("FLIGHTS", c.flights)
             .map_max_entries("CHUNKS", c.chunks)
             .map_max_entries("TARGETS", c.targets)
-            .map_max_entries("EVENTS", c.events_bytes);
+            .map_max_entries("EVENTS", c.events_bytes)
+            .map_max_entries("SAMPLES", c.samples_bytes);
         let mut ebpf = loader.load(&bytes)?;
         let multi = if options.multi_uprobes { load_multi(&bytes, &ebpf)? } else { BTreeMap::new() };
         for (name, program) in ebpf.programs_mut() {

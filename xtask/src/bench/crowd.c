@@ -1,5 +1,6 @@
 /* Many processes that do nothing, or map and unmap a chunk once a second each; they end with this one's input. */
 #define _GNU_SOURCE
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,9 @@ static void pause_for(long ns) {
 int main(int argc, char **argv) {
     long count = argc > 1 ? atol(argv[1]) : 0;
     int busy = argc > 2 && strcmp(argv[2], "busy") == 0;
+    /* Left alone the threshold rises with the first free, and no later chunk is mapped. */
+    if (busy)
+        mallopt(M_MMAP_THRESHOLD, 128 << 10);
     for (long i = 0; i < count; i++) {
         pid_t pid = fork();
         if (pid < 0) {

@@ -17,9 +17,9 @@ const PLACE: Place = Place {
     code: 0,
 };
 
-fn image(pid: u32) -> RawImage {
+fn image(pid: u32) -> Arc<RawImage> {
     let slot = Slot { tgid: pid, state: SLOT_LIVE, start_ns: NANOSECONDS_PER_TICK, first_ns: boot_ns(), ..Slot::FREE };
-    RawImage { slot, histograms: Vec::new() }
+    Arc::new(RawImage { slot, histograms: Vec::new() })
 }
 
 fn heap(resident_bytes: u64) -> Heap {
@@ -47,12 +47,12 @@ fn heap(resident_bytes: u64) -> Heap {
 }
 
 /// Asks until `satisfied`, as collections do.
-fn until(heaps: &mut Heaps, images: &[RawImage], mut satisfied: impl FnMut(&Heaps) -> bool) {
+fn until(heaps: &mut Heaps, images: &[Arc<RawImage>], mut satisfied: impl FnMut(&Heaps) -> bool) {
     let deadline = Instant::now() + 4 * PATIENCE;
     while !satisfied(heaps) {
         assert!(Instant::now() < deadline, "in vain");
         let started = Instant::now();
-        heaps.ask(images, &|_| Some(PLACE));
+        heaps.ask(images, &|_| Some(PLACE), &|_| None);
         assert!(started.elapsed() < PATIENCE / 4, "asking waits for nobody");
         std::thread::yield_now();
     }
@@ -88,14 +88,14 @@ fn a_reading_of_another_life_or_another_program_is_not_the_images() {
     let mut heaps = Heaps::with(Pace::CLOSE, Arc::new(|_: &Job| Ok(heap(7))));
     let mut image = image(9);
     until(&mut heaps, std::slice::from_ref(&image), |heaps| matches!(heaps.of(&image), Ok(Some(_))));
-    image.slot.born = BORN_EXEC;
-    image.slot.first_ns = u64::MAX;
+    Arc::make_mut(&mut image).slot.born = BORN_EXEC;
+    Arc::make_mut(&mut image).slot.first_ns = u64::MAX;
     assert_eq!(heaps.of(&image), Ok(None), "an exec came after the reading");
-    image.slot.first_ns = 0;
-    image.slot.end_ns = 1;
+    Arc::make_mut(&mut image).slot.first_ns = 0;
+    Arc::make_mut(&mut image).slot.end_ns = 1;
     assert_eq!(heaps.of(&image), Ok(None), "the image had ended");
-    image.slot.end_ns = 0;
-    image.slot.start_ns = 0;
+    Arc::make_mut(&mut image).slot.end_ns = 0;
+    Arc::make_mut(&mut image).slot.start_ns = 0;
     assert_eq!(heaps.of(&image), Ok(None), "the pid was used again");
 }
 
@@ -110,9 +110,9 @@ fn a_process_in_which_nothing_happens_is_not_read_again() {
     let mut heaps = Heaps::with(Pace::CLOSE, read);
     let mut image = image(9);
     until(&mut heaps, std::slice::from_ref(&image), |heaps| matches!(heaps.of(&image), Ok(Some(_))));
-    heaps.ask(std::slice::from_ref(&image), &|_| Some(PLACE));
+    heaps.ask(std::slice::from_ref(&image), &|_| Some(PLACE), &|_| None);
     assert_eq!((heaps.thread.as_ref().map(|t| t.under_way), count.load(Ordering::Relaxed)), (Some(0), 1));
-    image.slot.counters[0] += 1;
+    Arc::make_mut(&mut image).slot.counters[0] += 1;
     until(&mut heaps, std::slice::from_ref(&image), |_| count.load(Ordering::Relaxed) == 2);
     heaps.finish();
     assert_eq!(count.load(Ordering::Relaxed), 3, "a last reading is made whether anything happened or not");

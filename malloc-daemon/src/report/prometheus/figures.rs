@@ -88,6 +88,11 @@ impl Figures {
         figures
     }
 
+    /// Takes over the gauges of another.
+    pub(super) fn keep_gauges(&mut self, now: &Self) {
+        (self.threshold, self.estimated, self.coverage_ppm) = (now.threshold, now.estimated, now.coverage_ppm);
+    }
+
     /// Forgets the gauges.
     pub(super) fn clear_gauges(&mut self) {
         self.threshold = None;

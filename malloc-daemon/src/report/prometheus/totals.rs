@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use malloc_common::loss::LOSSES;
 
@@ -20,6 +20,11 @@ use crate::report::escape::printable;
 pub const NAMES: usize = 200;
 /// The name of all processes beyond the cap.
 pub const OTHER: &str = "other";
+
+/// Unasked, the sums take in a snapshot after so long, milliseconds, or when it holds so many images more: well before
+/// one that ended has left it.
+const UNASKED_MS: u64 = 10_000;
+const UNASKED_IMAGES: usize = 512;
 
 /// Reasons of the model: the kernel's and two of the daemon's.
 const REASONS: usize = LOSSES + 4;
@@ -38,6 +43,9 @@ pub struct Totals {
     images: HashMap<(ProcessId, u64), Image>,
     lost_seen: [u64; REASONS],
     sequence: u64,
+    /// Of the last snapshot: its time, and how many images it held.
+    fed_ms: u64,
+    fed_images: usize,
 }
 
 /// What is shown of it.
@@ -55,9 +63,15 @@ pub(super) struct Sums {
 /// What is already in the sums of one image.
 #[derive(Clone, Debug, Default)]
 struct Image {
+    /// What it was when it was added last: the same again adds nothing.
+    process: Weak<Process>,
+    name: Arc<str>,
+    /// Its gauges are those of then.
     seen: Figures,
     lost: [u64; REASONS],
     sequence: u64,
+    /// It is in the sums, or in those of `other`.
+    is_added: bool,
 }
 
 impl Default for Totals {
@@ -70,12 +84,30 @@ impl Totals {
     /// Nothing yet; `names` get series of their own.
     #[must_use]
     pub fn new(label: Label, names: usize) -> Self {
-        Self { label, room: names, sums: Sums::default(), images: HashMap::new(), lost_seen: [0; REASONS], sequence: 0 }
+        Self {
+            label,
+            room: names,
+            sums: Sums::default(),
+            images: HashMap::new(),
+            lost_seen: [0; REASONS],
+            sequence: 0,
+            fed_ms: 0,
+            fed_images: 0,
+        }
     }
 
     /// What processes are summed by.
     pub(super) fn label(&self) -> Label {
         self.label
+    }
+
+    /// The same as [`Self::feed`], but not for each snapshot: when nobody looks it is enough that nothing is missed.
+    pub fn follow(&mut self, snapshot: &Snapshot) {
+        let since_ms = snapshot.window.duration_ms.saturating_sub(self.fed_ms);
+        let more = snapshot.processes.len().saturating_sub(self.fed_images);
+        if self.sequence == 0 || since_ms >= UNASKED_MS || more >= UNASKED_IMAGES {
+            self.feed(snapshot);
+        }
     }
 
     /// Adds what happened since the snapshot fed before; one that is not newer adds nothing.
@@ -84,6 +116,7 @@ impl Totals {
             return;
         }
         self.sequence = snapshot.sequence;
+        (self.fed_ms, self.fed_images) = (snapshot.window.duration_ms, snapshot.processes.len());
         self.sums.own = self.sums.own.renewed(snapshot);
         self.sums.calibration = Arc::clone(&snapshot.calibration);
         self.choose_names(snapshot);
@@ -111,58 +144,73 @@ impl Totals {
     /// Gives names to those that have none, those who take most from the kernel first. When all are taken, a name of
     /// which no process is left is given up; should it return, it begins at zero, which a scraper reads as a restart.
     fn choose_names(&mut self, snapshot: &Snapshot) {
-        let mut present: BTreeMap<String, u64> = BTreeMap::new();
+        let mut present: BTreeMap<Arc<str>, u64> = BTreeMap::new();
         for process in &snapshot.processes {
-            let name = name(self.label, process);
-            if name == OTHER {
-                continue;
+            let image = self.images.entry((process.id, process.image_ns)).or_default();
+            if !std::ptr::eq(image.process.as_ptr(), Arc::as_ptr(process)) {
+                let name = name(self.label, process);
+                if *image.name != *name {
+                    image.name = name.into();
+                }
             }
-            let bytes = present.entry(name).or_default();
-            *bytes = bytes.saturating_add(size(process));
+            if *image.name != *OTHER {
+                let bytes = present.entry(Arc::clone(&image.name)).or_default();
+                *bytes = bytes.saturating_add(size(process));
+            }
         }
-        let mut wanted: Vec<(&String, u64)> =
-            present.iter().filter(|(name, _)| !self.sums.names.contains_key(*name)).map(|(n, b)| (n, *b)).collect();
+        let is_new = |name: &str| !self.sums.names.contains_key(name);
+        let mut wanted: Vec<(&str, u64)> =
+            present.iter().filter(|(name, _)| is_new(name)).map(|(name, bytes)| (&**name, *bytes)).collect();
         wanted.sort_by_key(|(name, bytes)| (Reverse(*bytes), *name));
         let excess = (self.sums.names.len() + wanted.len()).saturating_sub(self.room);
         if excess > 0 {
-            let left: BTreeSet<String> =
-                self.sums.names.keys().filter(|name| !present.contains_key(*name)).take(excess).cloned().collect();
+            let left: BTreeSet<String> = self
+                .sums
+                .names
+                .keys()
+                .filter(|name| !present.contains_key(name.as_str()))
+                .take(excess)
+                .cloned()
+                .collect();
             self.sums.names.retain(|name, _| !left.contains(name));
         }
         let room = self.room.saturating_sub(self.sums.names.len());
-        let named: Vec<String> = wanted.into_iter().take(room).map(|(name, _)| name.clone()).collect();
+        let named: Vec<String> = wanted.into_iter().take(room).map(|(name, _)| name.to_owned()).collect();
         self.sums.names.extend(named.into_iter().map(|name| (name, Figures::default())));
     }
 
-    fn add(&mut self, process: &Process) {
-        let now = Figures::of(process);
-        let name = name(self.label, process);
-        let known = self.images.contains_key(&(process.id, process.image_ns));
+    fn add(&mut self, process: &Arc<Process>) {
         let image = self.images.entry((process.id, process.image_ns)).or_default();
         image.sequence = self.sequence;
-        let sums = match self.sums.names.get_mut(&name) {
+        let sums = match self.sums.names.get_mut(&*image.name) {
             Some(sums) => sums,
             None => {
-                self.sums.folded += u64::from(!known && name != OTHER);
+                self.sums.folded += u64::from(!image.is_added && *image.name != *OTHER);
                 self.sums.other.get_or_insert_default()
             }
         };
-        let before = sums.hits;
-        sums.grow(&mut image.seen, &now);
-        for ((total, before), after) in self.sums.hits.iter_mut().zip(before).zip(sums.hits) {
-            if let Some(after) = after {
-                *total = Some(total.unwrap_or(0).saturating_add(after.saturating_sub(before.unwrap_or(0))));
+        image.is_added = true;
+        if !std::ptr::eq(image.process.as_ptr(), Arc::as_ptr(process)) {
+            image.process = Arc::downgrade(process);
+            let now = Figures::of(process);
+            let before = sums.hits;
+            sums.grow(&mut image.seen, &now);
+            image.seen.keep_gauges(&now);
+            for ((total, before), after) in self.sums.hits.iter_mut().zip(before).zip(sums.hits) {
+                if let Some(after) = after {
+                    *total = Some(total.unwrap_or(0).saturating_add(after.saturating_sub(before.unwrap_or(0))));
+                }
+            }
+            for (reason, count) in &process.losses {
+                if let (Some(total), Some(seen)) =
+                    (self.sums.lost.get_mut(index(*reason)), image.lost.get_mut(index(*reason)))
+                {
+                    advance(total, seen, *count);
+                }
             }
         }
         if process.ended.is_none() {
-            sums.add_gauges(&now);
-        }
-        for (reason, count) in &process.losses {
-            if let (Some(total), Some(seen)) =
-                (self.sums.lost.get_mut(index(*reason)), image.lost.get_mut(index(*reason)))
-            {
-                advance(total, seen, *count);
-            }
+            sums.add_gauges(&image.seen);
         }
     }
 }
@@ -289,6 +337,25 @@ mod tests {
         fed(&mut totals, 1, vec![process(1, "a", 5)]);
         fed(&mut totals, 1, vec![process(1, "a", 9)]);
         assert_eq!(crossings(&totals, "a"), Some(5));
+    }
+
+    #[test]
+    fn unasked_a_snapshot_is_taken_in_when_it_is_late_or_holds_many_more() {
+        let mut totals = Totals::default();
+        let snapshot = |sequence, duration_ms, images: u32| {
+            let processes = (0..images).map(|pid| process(pid, "a", 1)).collect();
+            let mut snapshot = Snapshot { sequence, ..sample::snapshot(processes) };
+            snapshot.window.duration_ms = duration_ms;
+            snapshot
+        };
+        let mut followed = |sequence, duration_ms, images| {
+            totals.follow(&snapshot(sequence, duration_ms, images));
+            crossings(&totals, "a")
+        };
+        assert_eq!(followed(1, 1000, 1), Some(1));
+        assert_eq!(followed(2, 2000, 2), Some(1));
+        assert_eq!(followed(3, 1000 + UNASKED_MS, 2), Some(2));
+        assert_eq!(followed(4, 2000 + UNASKED_MS, 2 + UNASKED_IMAGES as u32), Some(2 + UNASKED_IMAGES as u64));
     }
 
     #[test]

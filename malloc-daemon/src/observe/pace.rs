@@ -1,0 +1,28 @@
+//! How often the service collects: as often as asked for, and less often where that would cost too much.
+
+use std::time::Duration;
+
+/// Collecting takes one in so many parts of a processor's time at most: 0.3 %.
+const PART: u32 = 333;
+/// However much it costs, this long passes between two collections at most, unless more is asked for.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// The time between two collections, when `interval` is asked for and the last one took `cost` of CPU time.
+#[must_use]
+pub fn between(interval: Duration, cost: Duration) -> Duration {
+    interval.max(cost.saturating_mul(PART).min(LONGEST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dear_collection_is_followed_by_a_pause_that_has_an_end() {
+        let second = Duration::from_secs(1);
+        assert_eq!(between(second, Duration::from_micros(500)), second);
+        assert_eq!(between(second, Duration::from_millis(10)), Duration::from_millis(3330));
+        assert_eq!(between(second, Duration::from_secs(1)), LONGEST);
+        assert_eq!(between(60 * second, Duration::from_secs(1)), 60 * second);
+    }
+}
