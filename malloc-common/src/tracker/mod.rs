@@ -34,8 +34,7 @@ pub const BRANCH_WINDOW: u64 = 512;
 
 /// Crossings of a process whose stacks are all sent.
 pub const FIRST_SAMPLES: u64 = 32;
-/// After these: the least time between two stacks of one process, nanoseconds. 100 a second fill the ring of samples
-/// when nobody reads it for a second.
+/// After these: the least time between two stacks of one process, nanoseconds.
 pub const SAMPLE_EVERY_NS: u64 = 10_000_000;
 
 const PROT_EXEC: u64 = 4;
@@ -277,7 +276,7 @@ pub fn syscall_exit<K: Kernel>(k: &K, syscall: Syscall, result: u64) {
             chunks::mapped(k, slot, result, bytes, now, nanoseconds);
             if let Some(nth) = k.crossing_to_sample(slot, now) {
                 let nb = k.with_flight(k.tid(), |flight| flight.nb).unwrap_or(0);
-                // Without room nothing is lost: the next one that is sampled stands for this one, too.
+                // The next one stands for one without room.
                 let _ = trace::sample(k, EVENT_CROSSING, [bytes, nb, result, nanoseconds, nth]);
             }
         }

@@ -23,6 +23,8 @@ pub enum Finding {
         raises: u64,
         /// Requests of sizes between the two; `None`: calls are not measured.
         requests: Option<u64>,
+        /// They were counted in windows, and are an estimate.
+        requests_estimated: bool,
         /// The last raise that was seen.
         last: Option<Arc<Raise>>,
         /// Nanoseconds between that and the end of what the counts cover.
@@ -122,6 +124,7 @@ fn threshold(snapshot: &Snapshot, process: &Process) -> Option<Finding> {
                 trim_bytes: threshold.trim_bytes,
                 raises: threshold.raises,
                 requests: requests_between(process, DEFAULT_THRESHOLD, threshold.bytes),
+                requests_estimated: process.funnel.call_estimate.is_some(),
                 last_ago_ns: last.as_ref().map(|last| ends_ns.saturating_sub(last.ns)),
                 last,
             })

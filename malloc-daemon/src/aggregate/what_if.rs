@@ -96,6 +96,8 @@ pub enum Assumption {
     HeapReuse,
     /// Requests that free chunks served are not seen at this depth.
     AtLeast,
+    /// Requests were counted in windows of so many percent of the process's CPU time.
+    InWindows(u64),
 }
 
 /// Settings worth a try for a process, with what they would have done: none when nothing is to be gained.
@@ -131,6 +133,7 @@ fn keep_large_blocks_out(process: &Process) -> Option<WhatIf> {
     let high = signed(most.div_ceil(page)) - signed(pages(fresh));
     let mut assumptions =
         vec![Assumption::SameRequests, touched.map_or(Assumption::AllTouched, Assumption::TouchedPercent)];
+    assumptions.extend(counted_in_windows(process, basis));
     if basis == Basis::Sysmalloc {
         assumptions.push(Assumption::AtLeast);
     }
@@ -280,6 +283,16 @@ fn requests(process: &Process, threshold: u64) -> Option<Requests> {
         Basis::Sysmalloc
     };
     Some(Requests { basis, count, more, bytes, more_bytes })
+}
+
+/// What an estimate that rests on another estimate says of it.
+fn counted_in_windows(process: &Process, basis: Basis) -> Option<Assumption> {
+    let estimate = match basis {
+        Basis::Call => process.funnel.call_estimate,
+        Basis::Arena => process.funnel.arena_estimate,
+        Basis::Sysmalloc | Basis::Crossings => None,
+    };
+    estimate.map(|estimate| Assumption::InWindows(u64::from(estimate.coverage_ppm).div_ceil(10_000)))
 }
 
 /// One class of a histogram with the mean size in it.

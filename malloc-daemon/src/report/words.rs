@@ -9,14 +9,24 @@ use crate::report::units::{bytes, count, exact_bytes, milliseconds, nanoseconds}
 /// A finding. `libc` is the allocator's file, whose own frames nobody asks for.
 pub(crate) fn finding(finding: &Finding, libc: Option<&str>) -> String {
     match finding {
-        Finding::ThresholdRaised { from_bytes, to_bytes, trim_bytes, raises, requests, last, last_ago_ns } => {
+        Finding::ThresholdRaised {
+            from_bytes,
+            to_bytes,
+            trim_bytes,
+            raises,
+            requests,
+            requests_estimated,
+            last,
+            last_ago_ns,
+        } => {
             let who = match (last, last_ago_ns) {
                 (Some(last), Some(ago)) => format!(" {}", raised_by(last, *ago, libc)),
                 _ if *raises == 0 => " It rose before it was observed, so who raised it is not known.".to_owned(),
                 _ => String::new(),
             };
             let how_many = requests.map_or_else(String::new, |requests| {
-                format!(" {} of the recorded requests were of such sizes.", count(requests))
+                let about = if *requests_estimated { "By an estimate " } else { "" };
+                format!(" {about}{} of the recorded requests were of such sizes.", count(requests))
             });
             format!(
                 "The mmap threshold stands at {}; glibc began with {} and raises it whenever a larger mapped chunk is \
@@ -179,6 +189,9 @@ pub(crate) fn assumption(assumption: Assumption) -> String {
         }
         Assumption::HeapReuse => {
             "freed blocks are used again, so that the heap grows by the most that was mapped at a time".to_owned()
+        }
+        Assumption::InWindows(percent) => {
+            format!("requests were as they were in the {percent} % of its running time in which they were counted")
         }
         Assumption::AtLeast => {
             "requests that free chunks served are not seen at this depth; record at depth call for those".to_owned()

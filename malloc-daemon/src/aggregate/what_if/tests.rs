@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::aggregate::heap::{Arena, Free, FreeSizes};
-use crate::aggregate::model::{ChunkEnds, ChunkFaults, Count, FaultsTotal, FunctionCount};
+use crate::aggregate::model::{ChunkEnds, ChunkFaults, Count, Estimate, FaultsTotal, FunctionCount};
 use crate::report::sample;
 
 /// A thousand blocks of 200,000 bytes, the threshold raised above them by one of a MiB, and its heap.
@@ -66,6 +66,16 @@ fn every_large_request_would_be_mapped() {
     assert!((estimate.faults.about - all).abs() < all / 20, "{} and {all}", estimate.faults.about);
     assert!(estimate.faults.low <= estimate.faults.about && estimate.faults.about <= estimate.faults.high);
     assert!(estimate.assumptions.contains(&Assumption::TouchedPercent(75)));
+}
+
+// EST-2
+#[test]
+fn a_replay_of_estimated_requests_says_so() {
+    let windows = |process: &Process| only(process).assumptions.contains(&Assumption::InWindows(2));
+    let mut process = raised();
+    assert!(!windows(&process));
+    process.funnel.call_estimate = Some(Estimate { coverage_ppm: 15_000, calls_95: None, bytes_95: None });
+    assert!(windows(&process));
 }
 
 #[test]
