@@ -37,6 +37,8 @@ pub enum Command {
     Trace(Trace),
     /// Say what happened between two times, from the history that `serve` keeps.
     Report(Report),
+    /// Show the processes as a table on the terminal, with how fast they allocate and what they hold.
+    Top(Top),
     /// Show where the allocator of a file or a process is, and where probes go.
     Locate(Locate),
     /// Say what this kernel, these privileges and this libc allow, and what to do about what they don't.
@@ -208,6 +210,23 @@ pub struct TraceWhom {
     /// Run this command and trace it with its children.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// `top`
+#[derive(Args, Debug)]
+#[command(after_help = "Keys: q ends, Enter shows one process whole and Esc goes back, / filters, < and > choose the \
+    column to sort by, r turns the order, e shows ended processes too, space pauses.\n\n\
+    `-` is not measured at this depth, `..` known after the next look, `~` estimated, `>` at least.")]
+pub struct Top {
+    /// Ask the daemon that answers here: http://ADDR:PORT or unix:PATH [default: http://127.0.0.1:7878].
+    #[arg(long, value_name = "URL", conflicts_with = "pid")]
+    pub url: Option<crate::command::Url>,
+    /// Observe this process and its children down to `call`, as `record` does; no daemon is needed.
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+    /// Print the table once, as text, and end: for scripts, and where there is no terminal.
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// `locate`

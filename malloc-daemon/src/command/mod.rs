@@ -22,6 +22,7 @@ mod record;
 mod report;
 mod serve;
 mod subject;
+mod top;
 mod trace;
 
 pub use client::Url;
@@ -50,6 +51,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Completions(args) => completions::run(&args),
         Command::Manual(args) => manual::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Gate(args) => gate::run(&args),
         Command::Programs => programs::run(),
     });

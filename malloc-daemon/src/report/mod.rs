@@ -16,4 +16,6 @@ pub mod trace;
 pub(crate) mod units;
 mod words;
 
+#[cfg(test)]
+pub(crate) use escape::is_unsafe;
 pub use escape::printable;

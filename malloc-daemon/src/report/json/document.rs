@@ -60,7 +60,7 @@ pub struct Difference<'a> {
 }
 
 /// An image of a process that is no longer there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gone {
     /// Process id.
     pub pid: u32,

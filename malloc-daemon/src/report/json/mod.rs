@@ -9,6 +9,7 @@ pub mod heap;
 pub mod history;
 pub mod incidents;
 pub mod meaning;
+pub mod read;
 
 use std::borrow::Cow;
 use std::collections::HashSet;

@@ -19,7 +19,7 @@ pub struct ProcessList<'a> {
 }
 
 /// `/v1/processes?since=`: the list of the images that changed, and what that is a difference to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ListDifference<'a> {
     /// The list; `processes` are those that changed, or all.
     #[serde(flatten)]
