@@ -85,13 +85,13 @@ impl Shown {
             }
             stale = event::poll(TICK).context("cannot read keys")?;
             if stale {
-                match event::read().context("cannot read keys")? {
-                    Event::Key(key) => match self.state.press(key) {
+                // Another event is a terminal of another size: it is drawn anew.
+                if let Event::Key(key) = event::read().context("cannot read keys")? {
+                    match self.state.press(key) {
                         Then::Quit => return Ok(()),
                         Then::Ask => self.ask(),
                         Then::Draw => {}
-                    },
-                    _ => {}
+                    }
                 }
             }
             while let Ok(answer) = self.told.try_recv() {
