@@ -1,12 +1,13 @@
 //! The last raises and mappings: which process they belong to, which stack they happened on.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use malloc_common::abi::{EVENT_CROSSING, EVENT_RAISE, Event};
 
 use super::by_stack::ByStack;
 use super::model::{CrossingStacks, INCIDENTS, MAPPINGS_OF_ONE, Mapping, ProcessId, RAISES_OF_ONE, Raise, Stack};
+use super::recent::Recent;
 use crate::collect::RawImage;
 
 /// Numbers a stack that is being named.
@@ -21,12 +22,12 @@ struct Pending {
 }
 
 /// Recent raises and mappings.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Incidents {
     next: StackId,
     pending: VecDeque<Pending>,
-    raises: VecDeque<(StackId, Arc<Raise>)>,
-    mappings: VecDeque<(StackId, Arc<Mapping>)>,
+    raises: Recent<Raise>,
+    mappings: Recent<Mapping>,
     /// Mappings whose stacks raises wait for, and those raises.
     awaited: VecDeque<(StackId, StackId)>,
     /// Raises and mappings so far.
@@ -34,6 +35,21 @@ pub struct Incidents {
     by_stack: ByStack,
     /// Incidents dropped because nobody collected for too long.
     pub dropped: u64,
+}
+
+impl Default for Incidents {
+    fn default() -> Self {
+        Self {
+            next: 0,
+            pending: VecDeque::new(),
+            raises: Recent::new(RAISES_OF_ONE),
+            mappings: Recent::new(MAPPINGS_OF_ONE),
+            awaited: VecDeque::new(),
+            counted: [0; 2],
+            by_stack: ByStack::default(),
+            dropped: 0,
+        }
+    }
 }
 
 impl Incidents {
@@ -81,7 +97,7 @@ impl Incidents {
             if event.kind == EVENT_RAISE {
                 let mapped = self.mapped(id, b, d);
                 let mapped_by = mapped.and_then(|(_, mapping)| mapping.stack.clone());
-                if let (Some(mapping), None) = (mapped.map(|(mapping, _)| *mapping), &mapped_by) {
+                if let (Some(mapping), None) = (mapped.map(|(mapping, _)| mapping), &mapped_by) {
                     if self.awaited.len() >= INCIDENTS {
                         self.awaited.pop_front();
                     }
@@ -101,7 +117,7 @@ impl Incidents {
                     stack: None,
                     mapped_by,
                 };
-                push(&mut self.raises, (stack, Arc::new(raise)), RAISES_OF_ONE, |raise| raise.id);
+                self.raises.push(stack, id, raise);
             } else {
                 let weight = self.by_stack.sample((id, image.slot.first_ns), stack, e, a);
                 self.counted[1] += 1;
@@ -120,7 +136,7 @@ impl Incidents {
                     weight,
                     stack: None,
                 };
-                push(&mut self.mappings, (stack, Arc::new(mapping)), MAPPINGS_OF_ONE, |mapping| mapping.id);
+                self.mappings.push(stack, id, mapping);
             }
         }
         self.by_stack.settle(images);
@@ -129,38 +145,38 @@ impl Incidents {
     /// The mapping of the chunk at this address that makes a threshold of so many bytes, or else the last one of that
     /// size. A chunk ends with its mapping up to glibc 2.42, 16 bytes before it from 2.43 on; it begins with it unless
     /// an alignment was asked for.
-    fn mapped(&self, id: ProcessId, threshold: u64, chunk: u64) -> Option<&(StackId, Arc<Mapping>)> {
+    fn mapped(&self, id: ProcessId, threshold: u64, chunk: u64) -> Option<(StackId, &Arc<Mapping>)> {
         let sizes = [Some(threshold), threshold.checked_add(16)];
         let is_it = |m: &Mapping| {
             let before = chunk.checked_sub(m.address).filter(|_| chunk != 0);
             before.is_some_and(|before| sizes.contains(&m.bytes.checked_sub(before)))
         };
-        let own = || self.mappings.iter().rev().filter(|(_, m)| m.id == id);
+        let own = || self.mappings.of(id);
         own().find(|(_, m)| is_it(m)).or_else(|| own().find(|(_, m)| sizes.contains(&Some(m.bytes))))
     }
 
     /// Delivers a stack.
     pub fn deliver(&mut self, id: StackId, stack: &Arc<Stack>) {
         self.by_stack.deliver(id, stack);
-        if let Some((_, raise)) = self.raises.iter_mut().find(|(held, _)| *held == id) {
-            Arc::make_mut(raise).stack = Some(Arc::clone(stack));
+        for raise in self.raises.with(&[id]) {
+            raise.stack = Some(Arc::clone(stack));
         }
-        let Some((_, mapping)) = self.mappings.iter_mut().find(|(held, _)| *held == id) else { return };
-        let mapping = Arc::make_mut(mapping);
-        mapping.stack = Some(Arc::clone(stack));
+        for mapping in self.mappings.with(&[id]) {
+            mapping.stack = Some(Arc::clone(stack));
+        }
         // A raise may have come before the stack of the mapping that it undoes was named.
         let raises: Vec<StackId> =
             self.awaited.iter().filter(|(held, _)| *held == id).map(|(_, raise)| *raise).collect();
         self.awaited.retain(|(held, _)| *held != id);
-        for (_, raise) in self.raises.iter_mut().filter(|(held, _)| raises.contains(held)) {
-            Arc::make_mut(raise).mapped_by = Some(Arc::clone(stack));
+        for raise in self.raises.with(&raises) {
+            raise.mapped_by = Some(Arc::clone(stack));
         }
     }
 
     /// The raises, the oldest first.
     #[must_use]
     pub fn raises(&self) -> Vec<Arc<Raise>> {
-        self.raises.iter().map(|(_, raise)| Arc::clone(raise)).collect()
+        self.raises.all()
     }
 
     /// Sampled crossings by image and stack.
@@ -171,29 +187,8 @@ impl Incidents {
     /// The mappings, the oldest first.
     #[must_use]
     pub fn mappings(&self) -> Vec<Arc<Mapping>> {
-        self.mappings.iter().map(|(_, mapping)| Arc::clone(mapping)).collect()
+        self.mappings.all()
     }
-}
-
-/// Adds to a list that holds [`INCIDENTS`] at most and `of_one` of one process: what goes is the oldest of the process
-/// that has too many, or of the one that has most, so that no process pushes out the others'.
-fn push<T>(held: &mut VecDeque<(StackId, Arc<T>)>, new: (StackId, Arc<T>), of_one: usize, id: fn(&T) -> ProcessId) {
-    let own = id(&new.1);
-    let crowded = if held.len() >= of_one && held.iter().filter(|(_, one)| id(one) == own).count() >= of_one {
-        Some(own)
-    } else if held.len() >= INCIDENTS {
-        let mut counts: BTreeMap<ProcessId, usize> = BTreeMap::new();
-        for (_, one) in held.iter() {
-            *counts.entry(id(one)).or_default() += 1;
-        }
-        counts.into_iter().max_by_key(|(_, count)| *count).map(|(id, _)| id)
-    } else {
-        None
-    };
-    if let Some(at) = crowded.and_then(|crowded| held.iter().position(|(_, one)| id(one) == crowded)) {
-        held.remove(at);
-    }
-    held.push_back(new);
 }
 
 fn name(comm: &[u8; 16]) -> String {

@@ -16,6 +16,7 @@ pub mod incidents;
 mod knowledge;
 pub mod model;
 pub mod price;
+mod recent;
 pub mod what_if;
 
 pub use image::{DeepFigures, Facts};
