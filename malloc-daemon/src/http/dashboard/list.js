@@ -31,9 +31,17 @@ function row(process, before, ms) {
     bytesPerS: speed(since?.bytes, calls === null ? null : calls.bytes, time),
     kernelPerS: speed(before === undefined ? undefined : kernelCalls(before), kernelCalls(process), ms),
     costMsPerS: speed(before?.cost?.ms, cost === null ? null : cost.ms, ms),
-    // What the filter looks in.
-    words: [process.pid, process.comm, process.exe ?? "", process.cgroup ?? ""].join("\n").toLowerCase(),
+    // Between the last two looks nothing was counted.
+    still: before === process,
+    words: null,
   };
+}
+
+/** What the filter looks in, made when first asked for. */
+function wordsOf(row) {
+  const { pid, comm, exe, cgroup } = row.process;
+  row.words ??= [pid, comm, exe ?? "", cgroup ?? ""].join("\n").toLowerCase();
+  return row.words;
 }
 
 export class List {
@@ -59,7 +67,9 @@ export class List {
       now.set(id, row(process, before.get(id)?.process, ms));
     }
     // In the others nothing was counted.
-    for (const [id, held] of now) if (!changed.has(id)) now.set(id, row(held.process, held.process, ms));
+    for (const [id, held] of now) {
+      if (!changed.has(id) && !(held.still && ms > 0)) now.set(id, row(held.process, held.process, ms));
+    }
     this.rows = now;
     this.sequence = answer.sequence;
     this.#durationMs = answer.window.duration_ms;
@@ -79,7 +89,7 @@ export class List {
   /** The rows that fit a filter, in order; those whose value is not known come last. */
   view({ words, ended, column, descending }) {
     const wanted = words.toLowerCase().split(/\s+/).filter((word) => word !== "");
-    const fits = (row) => (ended || row.process.ended === null) && wanted.every((word) => row.words.includes(word));
+    const fits = (row) => (ended || row.process.ended === null) && wanted.every((word) => wordsOf(row).includes(word));
     const keyed = [...this.rows.values()].filter(fits).map((row) => [column.value(row), row]);
     const known = (value) => value !== null && value !== undefined;
     const turn = descending ? -1 : 1;

@@ -9,8 +9,8 @@ import { List } from "./list.js";
 import { process } from "./process.js";
 import { Table } from "./table.js";
 
-/** Milliseconds between two looks at least; a look that takes long is followed by a rest of twenty times as long. */
-const PACE = 2000, SLOWEST = 30000, REST = 20;
+/** Milliseconds between two looks at least; a look that takes long is followed by a rest of ten times as long. */
+const PACE = 2000, SLOWEST = 30000, REST = 10;
 /** Stacks of one process that are asked for. */
 const STACKS = 20;
 
@@ -113,7 +113,15 @@ at("token").addEventListener("submit", (event) => {
   turn();
 });
 
-at("filter").addEventListener("input", () => { view.words = at("filter").value; draw(); });
+// However fast one types, the table is drawn once a picture.
+let due = false;
+function drawSoon() {
+  if (due) return;
+  due = true;
+  requestAnimationFrame(() => { due = false; draw(); });
+}
+
+at("filter").addEventListener("input", () => { view.words = at("filter").value; drawSoon(); });
 at("ended").addEventListener("change", () => { view.ended = at("ended").checked; draw(); });
 at("pause").addEventListener("click", () => {
   paused = !paused;

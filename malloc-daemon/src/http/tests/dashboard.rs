@@ -194,6 +194,7 @@ mod drawn {
         for path in FILES.iter().filter(|path| path.ends_with(".js")) {
             write(path.trim_start_matches("/dashboard/"), &served.get(path).await.body);
         }
+        write("index.html", &served.get("/").await.body);
         served.end().await;
 
         let names = ["a\\b", "\x1b[2J\u{9b}x", "a\u{202e}b\u{fe0f}\u{e0041}", "é漢字<>&\"'", &"x".repeat(70)];
@@ -205,9 +206,12 @@ mod drawn {
         write("package.json", "{\"type\": \"module\"}");
         write("stub.mjs", include_str!("page/stub.mjs"));
         write("check.mjs", include_str!("page/check.mjs"));
-        let node = std::process::Command::new("node").arg("check.mjs").current_dir(folder.path()).output();
-        let node = node.expect("node is there (cargo xtask setup)");
-        let said = [node.stdout, node.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        assert!(node.status.success() && said[0] == "drawn\n", "{}{}", said[0], said[1]);
+        write("flow.mjs", include_str!("page/flow.mjs"));
+        for (script, says) in [("check.mjs", "drawn\n"), ("flow.mjs", "flows\n")] {
+            let node = std::process::Command::new("node").arg(script).current_dir(folder.path()).output();
+            let node = node.expect("node is there (cargo xtask setup)");
+            let said = [node.stdout, node.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            assert!(node.status.success() && said[0] == says, "{script}: {}{}", said[0], said[1]);
+        }
     }
 }

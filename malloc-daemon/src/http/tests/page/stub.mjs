@@ -29,13 +29,28 @@ export class Text extends Node {
 export class Element extends Node {
   attributes = new Map();
   style = {};
+  hidden = false;
+  value = "";
+  open = false;
+  #handlers = new Map();
   constructor(name) { super(); this.name = name; }
   getAttribute(key) { return this.attributes.get(key) ?? null; }
   hasAttribute(key) { return this.attributes.has(key); }
   setAttribute(key, value) { this.attributes.set(key, value); }
   removeAttribute(key) { this.attributes.delete(key); }
-  addEventListener() {}
-  focus() {}
+  addEventListener(type, handler) { this.#handlers.set(type, handler); }
+  /** What a browser does when something happened to the element. */
+  fire(type, event) { return this.#handlers.get(type)(event); }
+  focus() { document.activeElement = this; }
+  blur() { document.activeElement = null; }
+  closest(selector) { return this.#is(selector) ? this : this.parent?.closest(selector) ?? null; }
+  querySelectorAll(selector) { return [...all(this)].filter((node) => node !== this && node instanceof Element && node.#is(selector)); }
+  querySelector(selector) { return this.querySelectorAll(selector)[0] ?? null; }
+  /** `name`, `name[attribute]`, and `[open]`. */
+  #is(selector) {
+    const [name, ...conditions] = selector.split(/[[\]]+/).filter((part) => part !== "");
+    return this.name === name && conditions.every((key) => (key === "open" ? this.open : this.attributes.has(key)));
+  }
   get innerHTML() { throw new Error("innerHTML"); }
   set innerHTML(_) { throw new Error("innerHTML"); }
   set outerHTML(_) { throw new Error("outerHTML"); }
