@@ -135,6 +135,9 @@ pub struct Report {
     /// Ask the daemon that answers here: http://ADDR:PORT or unix:PATH.
     #[arg(long, value_name = "URL")]
     pub url: Option<crate::command::Url>,
+    /// Show the daemon the token in this file, which nobody else may read (mode 0600).
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// How to write the report.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: Format,
@@ -221,6 +224,9 @@ pub struct Top {
     /// Ask the daemon that answers here: http://ADDR:PORT or unix:PATH [default: http://127.0.0.1:7878].
     #[arg(long, value_name = "URL", conflicts_with = "pid")]
     pub url: Option<crate::command::Url>,
+    /// Show the daemon the token in this file, which nobody else may read (mode 0600).
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Observe this process and its children down to `call`, as `record` does; no daemon is needed.
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,

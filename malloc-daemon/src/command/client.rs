@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::http::Token;
 use anyhow::{Context, bail};
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
@@ -60,8 +61,9 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// The answer to a GET; one that is no success is an error with the daemon's own words.
-pub fn get(url: &Url, path_and_query: &str) -> anyhow::Result<Answer> {
+/// The answer to a GET, with the token that the daemon wants; one that is no success is an error with the daemon's own
+/// words.
+pub fn get(url: &Url, token: Option<&Token>, path_and_query: &str) -> anyhow::Result<Answer> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let answer = async {
@@ -70,16 +72,22 @@ pub fn get(url: &Url, path_and_query: &str) -> anyhow::Result<Answer> {
                 let addresses: Vec<SocketAddr> =
                     host.to_socket_addrs().with_context(|| format!("{url}: no such address"))?.collect();
                 let stream = TcpStream::connect(&*addresses).await.with_context(|| nobody(url))?;
-                exchange(stream, host, path_and_query).await
+                exchange(stream, host, token, path_and_query).await
             }
             Url::Unix(path) => {
                 let stream = UnixStream::connect(path).await.with_context(|| nobody(url))?;
-                exchange(stream, "localhost", path_and_query).await
+                exchange(stream, "localhost", token, path_and_query).await
             }
         }
     };
     let limited = async { tokio::time::timeout(PATIENCE, answer).await };
     let (status, answer) = runtime.block_on(limited).with_context(|| format!("{url} does not answer"))??;
+    if status == StatusCode::UNAUTHORIZED {
+        bail!(
+            "{url} wants a token{}: name its file with --token-file",
+            if token.is_some() { ", and not this one" } else { "" }
+        );
+    }
     if status != StatusCode::OK {
         bail!("{url}: {}", message(&answer.body).unwrap_or_else(|| status.to_string()));
     }
@@ -90,13 +98,22 @@ fn nobody(url: &Url) -> String {
     format!("no daemon answers at {url}: start `malloc-daemon serve`, or name another with --url")
 }
 
-async fn exchange<S>(stream: S, host: &str, path_and_query: &str) -> anyhow::Result<(StatusCode, Answer)>
+async fn exchange<S>(
+    stream: S,
+    host: &str,
+    token: Option<&Token>,
+    path_and_query: &str,
+) -> anyhow::Result<(StatusCode, Answer)>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.context("no HTTP is spoken there")?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path_and_query).header(header::HOST, host).body(Body::empty());
+    let mut request = Request::get(path_and_query).header(header::HOST, host);
+    if let Some(token) = token {
+        request = request.header(header::AUTHORIZATION, token.shown().context("the token is no text")?);
+    }
+    let request = request.body(Body::empty());
     let answer = sender.send_request(request.context("cannot ask")?).await.context("the connection broke")?;
     let (status, headers) = (answer.status(), answer.headers().clone());
     let body = Limited::new(answer.into_body(), LARGEST).collect().await;
@@ -139,6 +156,38 @@ mod tests {
         for text in ["", "127.0.0.1:7878", "https://x:1", "http://x", "unix:x", "http://x:1/y"] {
             assert!(text.parse::<Url>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_token_is_shown_and_a_refusal_names_the_remedy() {
+        use std::io::{Read, Write};
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "0123456789abcdef").unwrap();
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+        let token = Token::read(&file).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = Url::Tcp(listener.local_addr().unwrap().to_string());
+        let daemon = std::thread::spawn(move || {
+            for _ in 0..3 {
+                let (mut stream, _) = listener.accept().unwrap();
+                let (mut head, mut byte) = (Vec::new(), [0]);
+                while !head.ends_with(b"\r\n\r\n") {
+                    stream.read_exact(&mut byte).unwrap();
+                    head.extend(byte);
+                }
+                let knows = String::from_utf8(head).unwrap().contains("authorization: Bearer 0123456789abcdef\r\n");
+                let status = if knows { "200 OK" } else { "401 Unauthorized" };
+                write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}").unwrap();
+            }
+        });
+        assert_eq!(get(&url, Some(&token), "/v1/health").unwrap().body, b"{}");
+        let refused = |token: Option<&Token>| get(&url, token, "/v1/health").err().unwrap().to_string();
+        assert!(refused(None).ends_with("wants a token: name its file with --token-file"));
+        std::fs::write(&file, "fedcba9876543210").unwrap();
+        assert!(refused(Some(&Token::read(&file).unwrap())).contains("not this one"));
+        daemon.join().unwrap();
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{INCOMPLETE, stdout_style, write_output};
 use crate::cli::{Format, Report};
 use crate::history::query::{Filter, Range};
 use crate::history::{self, StoreError, time};
-use crate::http::{COMPLETE, DEFAULT_LISTEN};
+use crate::http::{COMPLETE, DEFAULT_LISTEN, Token};
 use crate::report::{json, text};
 
 /// Where the packaged service keeps its state.
@@ -89,7 +89,8 @@ fn ask(url: &Url, args: &Report, range: Range) -> anyhow::Result<ExitCode> {
             path.push_str(&format!("&{name}={}", escaped(&value)));
         }
     }
-    let Answer { headers, body } = get(url, &path)?;
+    let token = args.token_file.as_deref().map(Token::read).transpose()?;
+    let Answer { headers, body } = get(url, token.as_ref(), &path)?;
     write_output(Path::new("-"), &body)?;
     Ok(status(headers.get(COMPLETE).is_some_and(|told| told == "true")))
 }

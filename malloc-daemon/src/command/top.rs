@@ -18,13 +18,13 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use self::source::{Ask, PACE, TICK, source, work};
+use self::source::{Ask, Daemon, PACE, TICK, source, work};
 use self::state::{Look, State, Then};
 use super::INCOMPLETE;
 use super::client::Url;
 use super::subject::Signals;
 use crate::cli::Top;
-use crate::http::DEFAULT_LISTEN;
+use crate::http::{DEFAULT_LISTEN, Token};
 
 /// How long `--once` waits for the snapshot after the one that it met.
 const NEXT: Duration = Duration::from_secs(10);
@@ -39,9 +39,11 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
         (None, None) => Some(format!("http://{DEFAULT_LISTEN}").parse::<Url>().map_err(anyhow::Error::msg)?),
     };
     let from = url.as_ref().map_or_else(|| "this command".to_owned(), ToString::to_string);
+    let token = args.token_file.as_deref().map(Token::read).transpose()?;
+    let daemon = url.map(|url| Daemon { url, token });
     let state = State::new(from, args.pid);
     if args.once {
-        return once(url, args.pid, state);
+        return once(daemon, args.pid, state);
     }
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         bail!("there is no terminal to draw on: --once prints the table once, as text");
@@ -53,7 +55,7 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
     // Asking may take long, and a process is observed by one thread: the keys are not to wait for either.
     std::thread::Builder::new()
         .name("top".to_owned())
-        .spawn(move || work(source(url, pid), &asked, &tell))
+        .spawn(move || work(source(daemon, pid), &asked, &tell))
         .context("cannot start a thread")?;
     let mut shown = Shown { state, asks, told, asked_at: Instant::now(), waiting: false };
     shown.ask();
@@ -121,8 +123,8 @@ impl Shown {
 }
 
 /// Two looks, so that it is known how fast counts grow.
-fn once(url: Option<Url>, pid: Option<u32>, mut state: State) -> anyhow::Result<ExitCode> {
-    let mut source = source(url, pid)?;
+fn once(daemon: Option<Daemon>, pid: Option<u32>, mut state: State) -> anyhow::Result<ExitCode> {
+    let mut source = source(daemon, pid)?;
     state.take(source.look(Ask { since: 0, chosen: None })?);
     let (first, met) = (state.sequence, Instant::now());
     while state.sequence == first && met.elapsed() < NEXT {

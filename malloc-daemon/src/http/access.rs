@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use subtle::ConstantTimeEq;
 
 use super::Tls;
@@ -27,6 +27,16 @@ pub struct Access {
 /// A secret that both sides know.
 #[derive(Clone)]
 pub struct Token(Vec<u8>);
+
+impl Token {
+    /// The value of `Authorization` that shows it; `None`: it is nothing that a header can hold.
+    #[must_use]
+    pub fn shown(&self) -> Option<HeaderValue> {
+        let mut value = HeaderValue::from_bytes(&[b"Bearer ", self.0.as_slice()].concat()).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+}
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

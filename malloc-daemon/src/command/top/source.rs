@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use malloc_common::depth::Depth;
 
-use super::super::client::{Url, get};
+use super::super::client::{Answer, Url, get};
 use super::super::recording;
 use super::super::subject::{Signals, handle, watch};
 use super::state::Look;
 use crate::aggregate::model::Configuration;
+use crate::http::Token;
 use crate::observe::{Observer, Options, Selection};
 use crate::report::json::{self, read};
 
@@ -39,9 +40,9 @@ pub trait Source {
 }
 
 /// The daemon at `url`, or else the process.
-pub fn source(url: Option<Url>, pid: Option<u32>) -> anyhow::Result<Box<dyn Source>> {
-    match (url, pid) {
-        (Some(url), _) => Ok(Box::new(Daemon(url))),
+pub fn source(daemon: Option<Daemon>, pid: Option<u32>) -> anyhow::Result<Box<dyn Source>> {
+    match (daemon, pid) {
+        (Some(daemon), _) => Ok(Box::new(daemon)),
         (None, Some(pid)) => Ok(Box::new(Own::start(pid)?)),
         (None, None) => anyhow::bail!("name a daemon with --url, or a process with --pid"),
     }
@@ -72,14 +73,24 @@ pub fn work(source: anyhow::Result<Box<dyn Source>>, asked: &Receiver<Ask>, tell
     }
 }
 
-struct Daemon(Url);
+/// A daemon that is asked, with the token that it wants.
+pub struct Daemon {
+    pub url: Url,
+    pub token: Option<Token>,
+}
+
+impl Daemon {
+    fn get(&self, path: &str) -> anyhow::Result<Answer> {
+        get(&self.url, self.token.as_ref(), path)
+    }
+}
 
 impl Source for Daemon {
     fn look(&mut self, ask: Ask) -> anyhow::Result<Look> {
-        let list = get(&self.0, &format!("/v1/processes?since={}", ask.since))?;
-        let health = get(&self.0, "/v1/health")?;
+        let list = self.get(&format!("/v1/processes?since={}", ask.since))?;
+        let health = self.get("/v1/health")?;
         let one = ask.chosen.map(|pid| {
-            let answer = get(&self.0, &format!("/v1/processes/{pid}")).map_err(|error| format!("{error:#}"));
+            let answer = self.get(&format!("/v1/processes/{pid}")).map_err(|error| format!("{error:#}"));
             (pid, answer.and_then(|answer| read::one_process(&answer.body)))
         });
         Ok(Look {
