@@ -87,7 +87,7 @@ const PLANS: &[Plan] = &[
 ];
 
 /// Everything that boots must do so within this time, on a machine that has other work too.
-const PATIENCE: Duration = Duration::from_secs(1800);
+const PATIENCE: Duration = Duration::from_secs(1500);
 
 /// Boots the machines of these names, or all.
 pub fn vm(workspace: &Workspace, names: &[String], keep_packages: bool) -> Result<()> {
