@@ -159,6 +159,7 @@ impl Report {
     pub fn read(&self, ended: &Ended) -> Document {
         let text = std::fs::read_to_string(self.path())
             .unwrap_or_else(|error| panic!("no report ({error}): {:?}\n{}", ended.status, ended.stderr));
+        assert!(!text.is_empty(), "an empty report: {:?}\n{}", ended.status, ended.stderr);
         Document::parse(&text)
     }
 

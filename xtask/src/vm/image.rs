@@ -24,8 +24,21 @@ const PACKAGES: &str = "systemd,systemd-sysv,dbus,procps,curl";
 const EXCLUDED: &[&str] = &["/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*", "/usr/share/zoneinfo/*"];
 
 /// Victims that the tests run, compiled here: the machine has no compiler.
-const VICTIMS: &[&str] =
-    &["busy", "overrun", "functions", "sizes", "threads", "longjmp", "trace_one", "dynamic_threshold", "large_blocks"];
+const VICTIMS: &[&str] = &[
+    "busy",
+    "overrun",
+    "functions",
+    "sizes",
+    "threads",
+    "longjmp",
+    "trace_one",
+    "dynamic_threshold",
+    "large_blocks",
+    "crossings_storm",
+];
+
+/// What they are counted by a second time.
+const INTERPOSER: (&str, &str) = ("interpose", "interpose.so");
 
 /// How the kernel tests compile them.
 const FLAGS: &[&str] = &["-O1", "-g", "-fno-builtin", "-pthread"];
@@ -181,10 +194,11 @@ pub fn initrd(workspace: &Workspace, root: &Path, deb: &Path, plan: &Plan) -> Re
 }
 
 fn compile_victims(workspace: &Workspace, folder: &Path) -> Result<()> {
-    for name in VICTIMS {
+    let programs = VICTIMS.iter().map(|name| (*name, *name, &[][..]));
+    for (name, output, more) in programs.chain([(INTERPOSER.0, INTERPOSER.1, &["-shared", "-fPIC"][..])]) {
         let source = workspace.root.join("tests/programs").join(format!("{name}.c"));
         let mut compiler = Command::new("cc");
-        compiler.args(FLAGS).arg("-o").arg(folder.join(name)).arg(source);
+        compiler.args(FLAGS).args(more).arg("-o").arg(folder.join(output)).arg(source);
         if !compiler.status().context("cannot start cc")?.success() {
             bail!("{name}.c does not compile");
         }
