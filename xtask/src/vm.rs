@@ -38,6 +38,10 @@ const COUNTS: (&str, &[&str]) = (
     ],
 );
 
+/// Each program of the kernel side is loaded as it is when stacks are taken and chains are told.
+const TRACES: (&str, &[&str]) =
+    ("trace", &["one_mebibyte_is_traced_from_the_call_to_the_kernel", "every_raise_is_a_line_below_its_free"]);
+
 /// What is installed works with every kernel. The first is tried first: the others change what it looks at.
 const ON_EACH: &[&str] = &[
     "the_installed_service_comes_up_with_the_machine",
@@ -82,7 +86,7 @@ const PLANS: &[Plan] = &[
         suite: "sid",
         in_test: false,
         kernel: "preempt=full",
-        tests: &[("own_machine", ON_EACH), COUNTS],
+        tests: &[("own_machine", ON_EACH), COUNTS, TRACES],
     },
 ];
 

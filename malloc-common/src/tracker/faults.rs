@@ -5,7 +5,7 @@
 //! chunk that is [`WATCH_NS`] old: what that one took until then is what it counts with.
 
 use crate::abi::{Counter, Series};
-use crate::chunk::{WATCH_CHANGES, WATCH_FREE, WATCH_NS, WATCH_SET, WATCHES, Watch};
+use crate::chunk::{WATCH_CHANGES, WATCH_FREE, WATCH_NS, WATCH_SET, WATCHES};
 
 use super::{Kernel, SlotId, count};
 
@@ -88,7 +88,9 @@ fn take<K: Kernel>(k: &K, slot: SlotId, watch: u64, address: u64) -> Option<u64>
 
 #[inline(always)]
 fn settle<K: Kernel>(k: &K, slot: SlotId, index: u64, churn: bool) {
-    let held = k.with_watch(slot, index, |watch| *watch).unwrap_or(Watch::FREE);
+    // No default in its place: what is not read would be left undefined in a register that is saved on the stack, and
+    // verifiers before Linux 6.3 refuse to read that.
+    let Some(held) = k.with_watch(slot, index, |watch| *watch) else { return };
     count(k, slot, Series::ChunkFaults, held.faults);
     k.add(slot, Counter::WatchedBytes, held.end.wrapping_sub(held.start));
     k.add(slot, Counter::FaultsSquared, held.faults.wrapping_mul(held.faults));
