@@ -79,7 +79,13 @@ const PLANS: &[Plan] = &[
             ),
         ],
     },
-    Plan { name: "oldest", suite: "bookworm", in_test: true, kernel: "", tests: &[("own_machine", ON_EACH), COUNTS] },
+    Plan {
+        name: "oldest",
+        suite: "bookworm",
+        in_test: true,
+        kernel: "",
+        tests: &[("own_machine", ON_EACH), COUNTS, TRACES],
+    },
     // Here a program of a probe can be interrupted at each instruction.
     Plan {
         name: "newest",
