@@ -29,7 +29,6 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
         std::fs::File::create(output).with_context(|| format!("cannot write {}", output.display()))?;
     }
     let mut signals = Signals::catch(&[SIGINT, SIGQUIT, SIGTERM, SIGHUP])?;
-    let deadline = args.duration.map(|duration| Instant::now() + duration);
     match (&args.whom.pid, args.whom.all) {
         (Some(pid), _) => {
             let depth = args.depth.unwrap_or(Depth::Call);
@@ -57,7 +56,7 @@ pub fn run(args: &Record) -> anyhow::Result<ExitCode> {
             watch_and_collect(&mut observer, None, &mut signals, deadline)?;
             finish(args, &last(&mut observer))
         }
-        (None, false) => command(args, &mut signals, deadline),
+        (None, false) => command(args, &mut signals),
     }
 }
 
@@ -105,7 +104,7 @@ fn watch_and_collect(
     })
 }
 
-fn command(args: &Record, signals: &mut Signals, deadline: Option<Instant>) -> anyhow::Result<ExitCode> {
+fn command(args: &Record, signals: &mut Signals) -> anyhow::Result<ExitCode> {
     let depth = args.depth.unwrap_or(Depth::Call);
     let mut observer = Observer::start(recording(depth, Selection::Chosen, false, args.stepped))?;
     let serving = match depth {
@@ -120,6 +119,8 @@ fn command(args: &Record, signals: &mut Signals, deadline: Option<Instant>) -> a
     let process = handle(pid)?;
     observer.follow(pid)?;
     let mut child = gated.open()?;
+    // The command's own time: attaching may take seconds.
+    let deadline = args.duration.map(|duration| Instant::now() + duration);
     loop {
         match watch_and_collect(&mut observer, Some(process.as_fd()), signals, deadline)? {
             Ended::Process => break,

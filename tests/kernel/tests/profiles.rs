@@ -16,7 +16,7 @@ fn recorded(format: &str, weight: &str) -> (serde_json::Value, Vec<u8>) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("profile");
     let mut command =
-        daemon::command(["record", "--depth", "sysmalloc", "--duration", "2s", "--format", format, "--weight", weight]);
+        daemon::command(["record", "--depth", "sysmalloc", "--duration", "3s", "--format", format, "--weight", weight]);
     command.arg("-o").arg(&file).arg("--").arg(program.unwrap_or_else(|error| panic!("{error}")));
     // It waits for the end of its input: its stacks are named while it runs.
     let mut recording = Running::start(&mut command);
