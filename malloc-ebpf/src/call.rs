@@ -7,10 +7,11 @@ use aya_ebpf::programs::ProbeContext;
 use malloc_common::site::Cookie;
 use malloc_common::tracker;
 
-use crate::kernel::{Bpf, registers};
+use crate::kernel::{Bpf, registers, stay_on_the_threads_stack};
 
 #[uprobe]
 fn call(ctx: ProbeContext) -> u32 {
+    stay_on_the_threads_stack();
     // SAFETY: the context is the one this program was called with.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
     tracker::call(&Bpf, cookie, &registers(ctx.regs));

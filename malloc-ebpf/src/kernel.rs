@@ -46,6 +46,19 @@ static STACK_BURST: Global<u64> = Global::new(0);
 /// The kernel this program runs in.
 pub struct Bpf;
 
+/// Keeps a uprobe's program on the stack of its thread.
+///
+/// From 6.13 on a program that needs 64 bytes of stack or more gets one for each processor. Who is preempted in it finds
+/// there what another thread's hit left, unless the kernel keeps two runs of a program on one processor apart: it does so
+/// for tracepoints, by skipping the second, which is a loss, and not for uprobes. Programs that call others in their place
+/// get none; the call is never reached, and the verifier takes it out.
+#[inline(always)]
+pub fn stay_on_the_threads_stack() {
+    if ADMIT_ALL.load() > 1 {
+        machine::call_another();
+    }
+}
+
 /// The registers of a uprobe's thread.
 #[inline(always)]
 pub fn registers(regs: *const pt_regs) -> Registers {

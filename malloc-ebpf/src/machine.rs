@@ -1,9 +1,9 @@
 //! Atomic operations and a move that the compiler cannot see through: what BPF has and Rust gives no stable name.
 
 #[cfg(not(target_arch = "bpf"))]
-pub use checked::{add, opaque, replace};
+pub use checked::{add, call_another, opaque, replace};
 #[cfg(target_arch = "bpf")]
-pub use machine::{add, opaque, replace};
+pub use machine::{add, call_another, opaque, replace};
 
 #[cfg(target_arch = "bpf")]
 mod machine {
@@ -27,6 +27,16 @@ mod machine {
         // SAFETY: one move of a register onto itself.
         unsafe { core::arch::asm!("{0} = {0}", inout(reg) index, options(pure, nomem, nostack)) };
         index
+    }
+
+    /// The call of another program in the place of this one (`bpf_tail_call`), without its arguments: the verifier
+    /// refuses to walk through it.
+    #[inline(always)]
+    pub fn call_another() {
+        // SAFETY: no program that gets here is loaded.
+        unsafe {
+            core::arch::asm!("call 12", out("r0") _, out("r1") _, out("r2") _, out("r3") _, out("r4") _, out("r5") _);
+        }
     }
 
     /// Stores `new` where `old` is stored; returns what was there.
@@ -55,6 +65,8 @@ mod checked {
     pub fn opaque(index: u64) -> u64 {
         index
     }
+
+    pub fn call_another() {}
 
     /// # Safety
     ///

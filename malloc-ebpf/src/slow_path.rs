@@ -7,10 +7,11 @@ use aya_ebpf::programs::ProbeContext;
 use malloc_common::site::Cookie;
 use malloc_common::tracker;
 
-use crate::kernel::{Bpf, registers};
+use crate::kernel::{Bpf, registers, stay_on_the_threads_stack};
 
 #[uprobe]
 fn slow(ctx: ProbeContext) -> u32 {
+    stay_on_the_threads_stack();
     // SAFETY: the context is the one this program was called with.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
     tracker::slow(&Bpf, cookie, &registers(ctx.regs));
@@ -19,6 +20,7 @@ fn slow(ctx: ProbeContext) -> u32 {
 
 #[uprobe]
 fn branch(ctx: ProbeContext) -> u32 {
+    stay_on_the_threads_stack();
     // SAFETY: the context is the one this program was called with.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
     tracker::branch(&Bpf, cookie, &registers(ctx.regs));
@@ -27,6 +29,7 @@ fn branch(ctx: ProbeContext) -> u32 {
 
 #[uprobe]
 fn told(ctx: ProbeContext) -> u32 {
+    stay_on_the_threads_stack();
     // SAFETY: the context is the one this program was called with.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
     tracker::told(&Bpf, cookie, &registers(ctx.regs));
