@@ -19,6 +19,7 @@ use crate::history::History;
 use crate::host::privileges;
 use crate::http::Readiness;
 use crate::observe::{Observer, Options, Probing, Selection, StartError, pace};
+use crate::own_memory;
 use crate::probes::Capacities;
 
 /// Ended processes stay in the answers for a minute: a scrape every 15 s sees each at least three times.
@@ -186,6 +187,8 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
     observer.probe_selected(&first);
     let cache = observer.cache().counts;
     let kernel_bytes = Capacities::of_a_machine().kernel_bytes();
+    // Looking at every file of the machine took more than keeping what was found.
+    own_memory::give_back();
     tracing::info!(depth = %wishes.depth, groups = observer.probed(), kernel_bytes, ?cache, "probes are attached");
     // What the selected processes are probed for is in what is shown first.
     posts.snapshots.send_replace(Arc::new(observer.collect()));

@@ -92,6 +92,8 @@ struct Made {
     facts: Facts,
     at_ns: u64,
     process: Arc<Process>,
+    /// Sequence of the last snapshot that its row was in.
+    sequence: u64,
 }
 
 type Shelf = VecDeque<(u64, ImageKey, Arc<Process>)>;
@@ -107,7 +109,6 @@ impl Aggregate {
     pub fn apply(&mut self, raw: &RawSnapshot, moment: Moment, knowledge: &dyn Knowledge) -> Snapshot {
         self.sequence += 1;
         let duration_ms = raw.now_ns.saturating_sub(moment.window_since_ns) / 1_000_000;
-        let mut before = std::mem::take(&mut self.live);
         for row in &raw.images {
             let id = ProcessId::of(&row.slot);
             let key = (id, row.slot.first_ns);
@@ -116,16 +117,15 @@ impl Aggregate {
                 let is_fresh = raw.now_ns.saturating_sub(made.at_ns) < self.keep.unchanged_ns;
                 is_fresh && (Arc::ptr_eq(&made.row, row) || made.row == *row)
             };
-            let made = before.remove(&key).filter(is_as_before);
-            let facts = match made {
+            let facts = match self.live.get_mut(&key).filter(|made| is_as_before(made)) {
                 Some(made) if stamp.is_some() && made.stamp == stamp => {
-                    self.live.insert(key, made);
+                    made.sequence = self.sequence;
                     continue;
                 }
                 Some(made) => {
                     let facts = knowledge.facts(row);
                     if made.facts == facts {
-                        self.live.insert(key, Made { stamp, ..made });
+                        (made.stamp, made.sequence) = (stamp, self.sequence);
                         continue;
                     }
                     facts
@@ -139,10 +139,13 @@ impl Aggregate {
                 Some(_) => self.ended.push_back((row.slot.end_ns, key, process)),
                 None => {
                     let row = Arc::clone(row);
-                    self.live.insert(key, Made { row, stamp, facts, at_ns: raw.now_ns, process });
+                    let (at_ns, sequence) = (raw.now_ns, self.sequence);
+                    self.live.insert(key, Made { row, stamp, facts, at_ns, process, sequence });
                 }
             }
         }
+        // An image that ended was made anew, and is in one of the others.
+        self.live.retain(|_, made| made.sequence == self.sequence);
         let Keep { ended_ns, ended_images, killed_ns, killed_images, .. } = self.keep;
         self.dropped += forget(&mut self.ended, raw.now_ns, ended_ns, ended_images);
         self.dropped += forget(&mut self.killed, raw.now_ns, killed_ns, killed_images);

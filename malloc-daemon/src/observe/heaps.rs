@@ -200,11 +200,12 @@ impl Heaps {
         }
     }
 
-    /// When the heap that is known of an image was read, nanoseconds since boot; 0 and 1: it was not, or could not be.
+    /// When the heap of a process was read last, nanoseconds since boot; 0 and 1: it was not, or could not be.
     pub fn read_ns(&self, image: &RawImage) -> u64 {
-        match self.of(image) {
-            Ok(heap) => heap.map_or(0, |heap| heap.read_ns),
-            Err(_) => 1,
+        match self.known.get(&ProcessId::of(&image.slot)).and_then(|known| known.outcome.as_ref()) {
+            Some(Ok(heap)) => heap.read_ns,
+            Some(Err(_)) => 1,
+            None => 0,
         }
     }
 

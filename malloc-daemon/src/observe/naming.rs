@@ -17,6 +17,7 @@ use crate::aggregate::model::{Frame, Stack};
 use crate::collect::{Samples, boot_ns};
 use crate::host::file::{FileKey, TargetFile};
 use crate::host::privileges::{self, Keep};
+use crate::own_memory;
 use crate::symbols::{self, Code, Glimpse, Limits, Sample, StackEnd, Symbolizer};
 
 /// After this time without a stack the tables of the observed programs' files are let go.
@@ -110,6 +111,7 @@ impl Naming {
                     Err(RecvTimeoutError::Disconnected) => return,
                     Err(RecvTimeoutError::Timeout) => {
                         symbolizer.rest();
+                        own_memory::give_back();
                         used = None;
                     }
                     Ok(Work::Note(pid)) => symbolizer.note_process(pid),
