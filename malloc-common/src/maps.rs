@@ -74,7 +74,7 @@ pub const INHERITED: u32 = 1024;
 /// Bytes of the event ring: 8,192 events of 128 bytes.
 pub const EVENTS_BYTES: u32 = 1 << 20;
 
-/// Bytes of the ring of samples: 124 samples of 16.6 KiB. A machine whose stacks have an allowance needs fewer.
+/// Bytes of the ring of samples: 124 samples of 16.6 KiB.
 pub const SAMPLES_BYTES: u32 = 2 << 20;
 
 /// Upper bound of the kernel memory of all maps, bytes, for these capacities. A preallocated hash

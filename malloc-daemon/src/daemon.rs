@@ -158,7 +158,7 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
         tracing: false,
         faults: wishes.faults,
         stepped: wishes.stepped,
-        capacities: Capacities::of_a_machine(),
+        capacities: Capacities::default(),
         keep: Keep {
             ended_ns: ENDED_NS,
             ended_images: ENDED_IMAGES,
@@ -186,7 +186,7 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
     let first = observer.collect();
     observer.probe_selected(&first);
     let cache = observer.cache().counts;
-    let kernel_bytes = Capacities::of_a_machine().kernel_bytes();
+    let kernel_bytes = Capacities::default().kernel_bytes();
     // Looking at every file of the machine took more than keeping what was found.
     own_memory::give_back();
     tracing::info!(depth = %wishes.depth, groups = observer.probed(), kernel_bytes, ?cache, "probes are attached");

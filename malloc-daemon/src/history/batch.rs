@@ -9,8 +9,8 @@ use super::store::{Batch, NewIncident};
 use super::tiers::{TIERS, bounded};
 use crate::aggregate::model::{Mapping, Process, ProcessId, Raise, Snapshot, Stack};
 
-/// Incidents written with one step; more wait for the next. 512 x about 1 KiB with stacks that are new.
-const INCIDENTS_A_STEP: usize = 512;
+/// Incidents written with one step; more wait for the next. 2,048 x about 100 bytes, and stacks that are new.
+const INCIDENTS_A_STEP: usize = 2_048;
 /// How long an incident waits for its stack to be named, milliseconds.
 const NAMING_MS: u64 = 15_000;
 

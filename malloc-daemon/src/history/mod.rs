@@ -4,6 +4,7 @@ mod answer;
 mod backend;
 mod batch;
 mod codec;
+mod passing;
 pub mod query;
 pub mod record;
 pub mod row;
@@ -91,6 +92,7 @@ pub struct History {
     done: Receiver<()>,
     shared: Arc<Shared>,
     next_ms: u64,
+    passing: passing::Passing,
 }
 
 /// What others may know and read of the history; cheap to clone.
@@ -117,7 +119,7 @@ impl History {
             // Nobody waits any more when the disk was too slow.
             let _ = finished.try_send(());
         })?;
-        Ok(Self { queue, done, shared, next_ms: 0 })
+        Ok(Self { queue, done, shared, next_ms: 0, passing: passing::Passing::default() })
     }
 
     /// Takes a snapshot when a step is due; never waits.
@@ -126,7 +128,10 @@ impl History {
         if now_ms >= self.next_ms {
             // A step that comes late is not made up for.
             self.next_ms = (self.next_ms + TIERS[0].step_ms).max(now_ms + TIERS[0].step_ms / 2);
-            self.write(snapshot);
+            let whole = self.passing.whole(snapshot);
+            self.write(&whole);
+        } else {
+            self.passing.note(snapshot);
         }
     }
 
@@ -150,9 +155,10 @@ impl History {
     }
 
     /// Writes a last step and closes the store; a disk that hangs is not waited for.
-    pub fn stop(self, last: &Arc<Snapshot>) {
+    pub fn stop(mut self, last: &Arc<Snapshot>) {
         if last.sequence != 0 {
-            self.write(last);
+            let whole = self.passing.whole(last);
+            self.write(&whole);
         }
         drop(self.queue);
         if matches!(self.done.recv_timeout(LAST_STEP), Err(RecvTimeoutError::Timeout)) {

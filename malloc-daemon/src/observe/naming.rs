@@ -32,7 +32,7 @@ const GLIMPSES: usize = 64;
 const GLIMPSE_ALLOWANCE: Allowance = Allowance::new(200, 200);
 /// Stacks of mapped chunks among all processes of a machine: each takes about 40 us to name, so a thousandth of a
 /// processor in the long run.
-pub const STACKS: Allowance = Allowance::new(20, 500);
+pub const STACKS: Allowance = Allowance::new(20, 200);
 
 /// Events after one that are looked at for another of its process.
 const LATER: usize = 64;

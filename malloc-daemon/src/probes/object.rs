@@ -50,12 +50,6 @@ impl Capacities {
         events_bytes: 64 << 10,
         samples_bytes: 64 << 10,
     };
-
-    /// Enough for all processes of a machine, whose stacks have an allowance: 31 wait at most.
-    #[must_use]
-    pub fn of_a_machine() -> Self {
-        Self { samples_bytes: 512 << 10, ..Self::default() }
-    }
 }
 
 impl Default for Capacities {
