@@ -6,7 +6,7 @@ use super::modules::Modules;
 use super::processes::{Code, Glimpse, Place, Processes};
 use super::unwind::{Caller, Context, Registers, StackBytes, Stop, step_by_frame_pointer};
 use crate::host::file::TargetFile;
-use crate::host::process::Pid;
+use crate::host::process::{self, Pid};
 
 use super::{Frame, Limits, STACK_BYTES, Sample, Stack, StackEnd};
 
@@ -17,6 +17,11 @@ pub struct Symbolizer {
     processes: Processes,
     modules: Modules,
     context: Context,
+}
+
+/// Whether a process has not ended yet.
+fn is_there(pid: u32) -> bool {
+    matches!(process::stat(Pid(pid)), Ok(Some(stat)) if !stat.state.has_ended())
 }
 
 /// A frame before it has names.
@@ -135,6 +140,8 @@ impl Symbolizer {
                 Err(Stop::RegisterUnknown) => return (frames, StackEnd::RegisterUnknown),
                 Err(Stop::Cut) => return (frames, StackEnd::StackCut),
                 Err(Stop::Corrupt) if !by_frame_pointer => return (frames, StackEnd::Corrupt),
+                // Its file could not be opened any more: what it holds is not known.
+                Err(_) if place.code.is_none() && !is_there(sample.pid) => return (frames, StackEnd::ProcessGone),
                 Err(_) => return (frames, StackEnd::NoUnwindInformation { module: place.name.to_string() }),
             }
         }
