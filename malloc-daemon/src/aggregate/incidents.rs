@@ -19,6 +19,8 @@ struct Pending {
     event: Event,
     unix_ms: u64,
     stack: StackId,
+    /// The rows of one collection did not hold its process.
+    tried: bool,
 }
 
 /// Recent raises and mappings.
@@ -64,7 +66,7 @@ impl Incidents {
             self.dropped += 1;
         }
         self.next += 1;
-        self.pending.push_back(Pending { event: *event, unix_ms, stack: self.next });
+        self.pending.push_back(Pending { event: *event, unix_ms, stack: self.next, tried: false });
         let caused_elsewhere = event.kind == EVENT_RAISE && event.values[2] == 0;
         (!caused_elsewhere).then_some(self.next)
     }
@@ -82,13 +84,17 @@ impl Incidents {
                 rows.push(image);
             }
         }
-        for Pending { event, unix_ms, stack } in pending {
+        for Pending { event, unix_ms, stack, tried } in pending {
             let image = of_pid.get(&event.tgid).into_iter().flatten().find(|image| {
                 let slot = &image.slot;
                 slot.first_ns <= event.ns && (slot.end_ns == 0 || event.ns <= slot.end_ns)
             });
             let Some(image) = image else {
-                self.dropped += 1;
+                // It may have come after the rows were read: then the next ones hold its process.
+                match tried {
+                    false => self.pending.push_back(Pending { event, unix_ms, stack, tried: true }),
+                    true => self.dropped += 1,
+                }
                 continue;
             };
             let id = ProcessId::of(&image.slot);
@@ -245,6 +251,27 @@ mod tests {
         let raise = &incidents.raises()[0];
         assert_eq!(raise.stack.as_ref(), Some(&stack("drop")));
         assert_eq!(raise.mapped_by.as_ref(), Some(&stack("make")), "named after the raise had come");
+    }
+
+    #[test]
+    fn a_process_that_came_after_the_rows_were_read_is_found_in_the_next() {
+        // THRESH-1 LOSS-1
+        let mut sim = Sim::new(Room::default(), None);
+        let before = sim.collect().images;
+        sim.run(42, 42).set_mp(mp(131_072));
+        cross(&sim, 1_052_672);
+        let mut incidents = Incidents::default();
+        for event in sim.events.borrow().iter() {
+            incidents.take(event, 0);
+        }
+        incidents.settle(&before);
+        assert_eq!((incidents.mappings().len(), incidents.dropped), (0, 0));
+        incidents.settle(&sim.collect().images);
+        assert_eq!((incidents.mappings().len(), incidents.dropped), (1, 0));
+        let event = *sim.events.borrow().iter().find(|event| event.kind == EVENT_CROSSING).expect("a crossing");
+        incidents.take(&Event { tgid: 43, ..event }, 0);
+        (0..2).for_each(|_| incidents.settle(&before));
+        assert_eq!(incidents.dropped, 1, "nobody's is not waited for without end");
     }
 
     #[test]
