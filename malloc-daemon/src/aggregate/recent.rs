@@ -51,8 +51,7 @@ impl<T> Recent<T> {
     /// Those of one process, the newest first.
     pub fn of(&self, id: ProcessId) -> impl Iterator<Item = (StackId, &Arc<T>)> {
         let own = move |held: &&(StackId, ProcessId, Arc<T>)| held.1 == id;
-        let has_any = self.counts.contains_key(&id);
-        self.held.iter().rev().take(if has_any { usize::MAX } else { 0 }).filter(own).map(|(s, _, one)| (*s, one))
+        self.held.iter().rev().filter(own).map(|(stack, _, one)| (*stack, one))
     }
 
     /// All, the oldest first.

@@ -28,11 +28,7 @@ impl Passing {
         if newest.iter().zip(self.newest).all(|(now, before)| now.saturating_sub(before) < HURRY) {
             return;
         }
-        self.newest = newest;
-        let now_ms = snapshot.window.duration_ms;
-        // The later one of a number has its stack.
-        take(&mut self.raises, snapshot.raises.iter().map(|raise| (raise.number, raise)), now_ms);
-        take(&mut self.mappings, snapshot.mappings.iter().map(|mapping| (mapping.number, mapping)), now_ms);
+        self.take_in(snapshot);
     }
 
     /// The snapshot of a step with what has left the daemon's memory since the one before.
@@ -40,16 +36,21 @@ impl Passing {
         if self.raises.is_empty() && self.mappings.is_empty() {
             return Arc::clone(snapshot);
         }
-        let now_ms = snapshot.window.duration_ms;
-        take(&mut self.raises, snapshot.raises.iter().map(|raise| (raise.number, raise)), now_ms);
-        take(&mut self.mappings, snapshot.mappings.iter().map(|mapping| (mapping.number, mapping)), now_ms);
-        self.newest = newest(snapshot);
+        self.take_in(snapshot);
         let whole = Snapshot {
             raises: self.raises.values().map(|(_, raise)| Arc::clone(raise)).collect(),
             mappings: self.mappings.values().map(|(_, mapping)| Arc::clone(mapping)).collect(),
             ..Snapshot::clone(snapshot)
         };
         Arc::new(whole)
+    }
+
+    fn take_in(&mut self, snapshot: &Snapshot) {
+        let now_ms = snapshot.window.duration_ms;
+        // The later one of a number has its stack.
+        take(&mut self.raises, snapshot.raises.iter().map(|raise| (raise.number, raise)), now_ms);
+        take(&mut self.mappings, snapshot.mappings.iter().map(|mapping| (mapping.number, mapping)), now_ms);
+        self.newest = newest(snapshot);
     }
 }
 
