@@ -240,6 +240,10 @@ fn judge(looks: &[Look], health: &Value) -> Result<()> {
     if last.threads > first.threads + 4 {
         faults.push(format!("threads grew from {} to {}", first.threads, last.threads));
     }
+    let broken = |probe: &&Value| probe["verdict"] == "broken";
+    faults.extend(
+        health["probes"].as_array().into_iter().flatten().filter(broken).map(|probe| format!("broken: {probe}")),
+    );
     if losses > 0 {
         faults.push(format!("{losses} losses: {}", health["losses"]));
     }
@@ -271,6 +275,16 @@ mod tests {
         let health = serde_json::json!({"status": "ok", "losses": [{"reason": "x", "count": 2}]});
         assert!(judge(&looks(|_| 30_000_000), &health).is_ok());
         assert!(judge(&looks(|n| 30_000_000 + n * 10_240), &health).is_err());
+    }
+
+    #[test]
+    fn a_broken_probe_fails_the_soak() {
+        let health = serde_json::json!({
+            "status": "broken",
+            "losses": [],
+            "probes": [{"name": "malloc", "verdict": "broken", "why": "refused"}]
+        });
+        assert!(judge(&looks(|_| 30_000_000), &health).is_err());
     }
 
     #[test]

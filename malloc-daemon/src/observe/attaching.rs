@@ -7,7 +7,7 @@ use malloc_common::depth::Depth;
 use malloc_common::function::Function;
 use malloc_common::site::Role;
 
-use super::files::{Attachment, Files, ProbedFile};
+use super::files::{Attachment, Files, ProbedFile, Unattached};
 use super::programs::programs;
 use super::windows::{DeepProbes, Windows};
 use crate::budget::{HitPrice, Prices};
@@ -115,10 +115,13 @@ impl ProbedFile {
         };
         let (links, broken) = match attach(object) {
             Ok(links) => (links, None),
-            Err(error) => (None, Some(error.to_string())),
+            Err(error) if error.is_of_an_ended_process() => (None, Some(Unattached::Ended)),
+            Err(error) => (None, Some(Unattached::Refused(error.to_string()))),
         };
         // What is not counted is not measured.
-        let broken = broken.or_else(|| is_blank.then(|| format!("{BLANK_VARIABLE} is set: its probes count nothing")));
+        let broken = broken.or_else(|| {
+            is_blank.then(|| Unattached::Refused(format!("{BLANK_VARIABLE} is set: its probes count nothing")))
+        });
         let budgeted = budgeted.is_some() && broken.is_none();
         self.attachments.push(Attachment { scope, depth, since_ns: boot_ns(), sites, links, budgeted, broken });
     }

@@ -66,7 +66,25 @@ pub(super) struct Attachment {
     pub(super) links: Option<Attached>,
     /// Links of its deep probes are held by [`Windows`].
     pub(super) budgeted: bool,
-    pub(super) broken: Option<String>,
+    pub(super) broken: Option<Unattached>,
+}
+
+/// Why probes are not in place.
+#[derive(Clone, Debug)]
+pub(super) enum Unattached {
+    /// The kernel refused them.
+    Refused(String),
+    /// The process they were for ended first.
+    Ended,
+}
+
+impl Unattached {
+    pub(super) fn why(&self) -> &str {
+        match self {
+            Self::Refused(why) => why,
+            Self::Ended => "it ended before probes were in place",
+        }
+    }
 }
 
 /// A file with an allocator in it.
@@ -318,7 +336,9 @@ impl Files {
                     Scope::Process(pid) => format!(" of process {pid}"),
                 };
                 let verdict = match (&a.broken, &self.off) {
-                    (Some(why), _) => Verdict::Broken(why.clone()),
+                    // Nothing is amiss; the process's own row says what it is short of.
+                    (Some(Unattached::Ended), _) => continue,
+                    (Some(Unattached::Refused(why)), _) => Verdict::Broken(why.clone()),
                     (None, Some(why)) => Verdict::Unsupported(why.clone()),
                     (None, None) => Verdict::Attached,
                 };
@@ -392,7 +412,7 @@ impl ProbedFile {
         let depth = attached().filter(|a| a.broken.is_none()).map(|a| a.depth).max().unwrap_or(Depth::Syscall);
         let since_ns = attached().map(|a| a.since_ns).max().unwrap_or(0);
         let mut not_measured: Vec<_> =
-            attached().filter_map(|a| a.broken.as_ref().map(|why| (a.depth, why.clone()))).collect();
+            attached().filter_map(|a| a.broken.as_ref().map(|broken| (a.depth, broken.why().to_owned()))).collect();
         for level in [Depth::Sysmalloc, Depth::Arena, Depth::Call] {
             if level <= depth && !self.located.hooks.iter().any(|hook| is_the_probe_of(hook.role, level)) {
                 let why = self.located.missing.iter().find(|m| m.depth == level);

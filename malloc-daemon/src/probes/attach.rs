@@ -65,6 +65,22 @@ pub enum AttachError {
     Faults(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl AttachError {
+    /// Whether the process the probes were for has ended.
+    #[must_use]
+    pub fn is_of_an_ended_process(&self) -> bool {
+        let Self::Uprobe { error, .. } = self else { return false };
+        let code = match error.downcast_ref::<io::Error>() {
+            Some(error) => error.raw_os_error(),
+            None => match error.downcast_ref::<ProgramError>() {
+                Some(ProgramError::SyscallError(failed)) => failed.io_error.raw_os_error(),
+                _ => None,
+            },
+        };
+        code == Some(rustix::io::Errno::SRCH.raw_os_error())
+    }
+}
+
 /// What the system said, with the remedy for a refusal that `CAP_PERFMON` does not help against.
 fn refusal(error: &ProgramError) -> String {
     let ProgramError::SyscallError(failed) = error else { return String::new() };
@@ -304,4 +320,18 @@ pub fn attach_faults(object: &mut Object) -> Result<Attached, AttachError> {
         links.push(link);
     }
     Ok(Attached::Perf(links))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_ended_first_is_told_from_a_probe_that_is_refused() {
+        let error =
+            |errno: rustix::io::Errno| uprobe_error("call", Path::new("/lib/libc.so.6"), io::Error::from(errno));
+        assert!(error(rustix::io::Errno::SRCH).is_of_an_ended_process());
+        assert!(!error(rustix::io::Errno::INVAL).is_of_an_ended_process());
+        assert!(!AttachError::NoProgram("call".to_owned()).is_of_an_ended_process());
+    }
 }
