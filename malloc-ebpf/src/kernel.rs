@@ -16,7 +16,9 @@ use malloc_common::histogram::{self, BUCKETS};
 use malloc_common::loss::Loss;
 use malloc_common::maps::RECENT_SLOTS;
 use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD, MpLayout, PtRegsWord};
-use malloc_common::tracker::{FIRST_SAMPLES, HistogramId, Kernel, Mp, Registers, SAMPLE_EVERY_NS, SlotId};
+use malloc_common::tracker::{
+    FIRST_SAMPLES, HistogramId, Kernel, Mp, RESERVED_SAMPLES, Registers, SAMPLE_EVERY_NS, SlotId,
+};
 
 use crate::fields::{
     OFF_BRK, OFF_GROUP_LEADER, OFF_LIVE, OFF_MM, OFF_OOM_MM, OFF_START_TIME, OFF_TGID, read_kernel, read_signal,
@@ -430,7 +432,7 @@ impl Kernel for Bpf {
             }
             let allowance = Allowance { every_ns: STACK_EVERY.load(), burst_ns: STACK_BURST.load() };
             if allowance.every_ns != 0 {
-                let paid = STACKS.get_ptr_mut(0)?;
+                let paid = STACKS.get_ptr_mut(u32::from(nth > RESERVED_SAMPLES))?;
                 *paid = allowance.take(*paid, now_ns)?;
             }
             (*slot).sampled_ns = now_ns;

@@ -72,9 +72,10 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 #[map]
 pub static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLES_BYTES, 0);
 
-/// One word: the time up to which the stacks of crossings that were sent are paid for, nanoseconds since boot.
+/// The time up to which the stacks of crossings that were sent are paid for, nanoseconds since boot: of the first few of
+/// each process, and of all later ones.
 #[map]
-pub static STACKS: Array<u64> = Array::with_max_entries(1, 0);
+pub static STACKS: Array<u64> = Array::with_max_entries(2, 0);
 
 /// One empty flight, written by the daemon at start: too large to build on the stack at every insertion.
 #[map]

@@ -30,8 +30,8 @@ const GLIMPSES: usize = 64;
 /// Glimpses at once, and a second: each takes about 100 us, so that a machine that starts programs without end costs a
 /// fiftieth of a processor.
 const GLIMPSE_ALLOWANCE: Allowance = Allowance::new(200, 200);
-/// Stacks of mapped chunks among all processes of a machine: each takes about 40 us to name, so a thousandth of a
-/// processor in the long run.
+/// Stacks of mapped chunks among all processes of a machine, and as many again of the first few of each: one takes about
+/// 40 us to name, so both together a six-hundredth of a processor in the long run.
 pub const STACKS: Allowance = Allowance::new(20, 200);
 
 /// Events after one that are looked at for another of its process.
