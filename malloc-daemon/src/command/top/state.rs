@@ -16,7 +16,7 @@ const FILTER: usize = 64;
 /// What was asked for and came.
 pub struct Look {
     /// What changed in the list.
-    pub list: ListDifference<'static>,
+    pub list: ListDifference,
     /// The process that is shown whole, or why it is not.
     pub one: Option<(u32, Result<OneProcess<'static>, String>)>,
     /// How far all of it can be believed; `None`: nobody to ask.

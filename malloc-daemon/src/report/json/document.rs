@@ -26,7 +26,7 @@ pub type ByOrigin<'a> = BTreeMap<Text<'a>, Option<u64>>;
 
 /// `/v1/snapshot`, and the report of `record --format json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Snapshot<'a> {
+pub struct Snapshot<'a, P = Vec<Process<'a>>> {
     /// [`SCHEMA_VERSION`]
     pub schema_version: u32,
     /// Counts snapshots of this run, from 1.
@@ -40,17 +40,17 @@ pub struct Snapshot<'a> {
     /// What is missing and cannot be laid to one process; every reason, zeros too.
     pub losses: Vec<Loss<'a>>,
     /// Images of processes.
-    pub processes: Vec<Process<'a>>,
+    pub processes: P,
     /// Images left out because the daemon keeps no more.
     pub processes_dropped: u64,
 }
 
 /// `/v1/snapshot?since=`: the snapshot document with the processes that changed, and what that is a difference to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Difference<'a> {
+pub struct Difference<'a, P = Vec<Process<'a>>> {
     /// The document; `processes` are those that changed, or all.
     #[serde(flatten)]
-    pub snapshot: Snapshot<'a>,
+    pub snapshot: Snapshot<'a, P>,
     /// The sequence that was asked for.
     pub since: u64,
     /// `processes` are all: that sequence is unknown or too old.

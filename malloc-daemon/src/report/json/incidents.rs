@@ -71,7 +71,7 @@ struct Rest {
 #[derive(Debug, Serialize)]
 pub struct Recording<'a> {
     #[serde(flatten)]
-    snapshot: document::Snapshot<'a>,
+    snapshot: document::Snapshot<'a, super::Processes<'a>>,
     raises: Vec<OneRaise<'a>>,
     crossing_samples: Vec<OneCrossing<'a>>,
     crossing_stacks: Vec<OneProcess<'a>>,

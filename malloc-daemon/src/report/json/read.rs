@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::document::{Health, ListDifference, OneProcess};
 
 /// `/v1/processes?since=`
-pub fn list(bytes: &[u8]) -> Result<ListDifference<'static>, String> {
+pub fn list(bytes: &[u8]) -> Result<ListDifference, String> {
     document(bytes)
 }
 

@@ -40,7 +40,8 @@ pub struct Totals {
     label: Label,
     room: usize,
     sums: Sums,
-    images: HashMap<(ProcessId, u64), Image>,
+    /// Each on its own: a table of them would keep the room of the busiest time, a kilobyte for each.
+    images: HashMap<(ProcessId, u64), Box<Image>>,
     lost_seen: [u64; REASONS],
     sequence: u64,
     /// Of the last snapshot: its time, and how many images it held.

@@ -7,7 +7,7 @@ use crate::report::json::heap::ListedHeap;
 
 /// `/v1/processes`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ProcessList<'a> {
+pub struct ProcessList<P = Vec<ListedProcess<'static>>> {
     /// [`super::SCHEMA_VERSION`]
     pub schema_version: u32,
     /// The snapshot it is taken from.
@@ -15,15 +15,15 @@ pub struct ProcessList<'a> {
     /// The time that the counts cover.
     pub window: Window,
     /// Images of processes, without functions and histograms.
-    pub processes: Vec<ListedProcess<'a>>,
+    pub processes: P,
 }
 
 /// `/v1/processes?since=`: the list of the images that changed, and what that is a difference to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ListDifference<'a> {
+pub struct ListDifference<P = Vec<ListedProcess<'static>>> {
     /// The list; `processes` are those that changed, or all.
     #[serde(flatten)]
-    pub list: ProcessList<'a>,
+    pub list: ProcessList<P>,
     /// The sequence that was asked for.
     pub since: u64,
     /// `processes` are all: that sequence is unknown or too old.
