@@ -1,5 +1,13 @@
 //! How much of something rare is taken in a time: so many a second in the long run, and a burst.
 
+/// Crossings of a process whose stacks are all sent.
+pub const FIRST_SAMPLES: u64 = 32;
+/// Of these the first few draw on an allowance that later ones cannot use up: one process that crosses without end does
+/// not hide how others come to cross.
+pub const RESERVED_SAMPLES: u64 = 4;
+/// After the first samples: the least time between two stacks of one process, nanoseconds.
+pub const SAMPLE_EVERY_NS: u64 = 10_000_000;
+
 /// What may be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {

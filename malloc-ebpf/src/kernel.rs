@@ -10,15 +10,13 @@ use aya_ebpf::helpers::{
 use malloc_common::abi::{
     COUNTERS, Counter, Event, Flight, Origin, SERIES, SLOT_LIVE, SLOT_REPLACED, Sample, Series, Slot,
 };
-use malloc_common::allowance::Allowance;
+use malloc_common::allowance::{Allowance, FIRST_SAMPLES, RESERVED_SAMPLES, SAMPLE_EVERY_NS};
 use malloc_common::chunk::{Chunk, ChunkKey, WATCHES, Watch};
 use malloc_common::histogram::{self, BUCKETS};
 use malloc_common::loss::Loss;
 use malloc_common::maps::RECENT_SLOTS;
 use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD, MpLayout, PtRegsWord};
-use malloc_common::tracker::{
-    FIRST_SAMPLES, HistogramId, Kernel, Mp, RESERVED_SAMPLES, Registers, SAMPLE_EVERY_NS, SlotId,
-};
+use malloc_common::tracker::{HistogramId, Kernel, Mp, Registers, SlotId};
 
 use crate::fields::{
     OFF_BRK, OFF_GROUP_LEADER, OFF_LIVE, OFF_MM, OFF_OOM_MM, OFF_START_TIME, OFF_TGID, read_kernel, read_signal,

@@ -105,8 +105,8 @@ pub trait Kernel {
     /// Sends an event with registers and stack of the running thread; false when the ring is full.
     fn sample(&self, event: &Event) -> bool;
     /// Which crossing of its process this one is, from 1, when its stack is to be sent: each of the first
-    /// [`super::FIRST_SAMPLES`], then one in [`super::SAMPLE_EVERY_NS`], as far as the allowances of the machine go: one is for
-    /// [`super::RESERVED_SAMPLES`] of each process alone.
+    /// [`FIRST_SAMPLES`](crate::allowance::FIRST_SAMPLES), then one in [`SAMPLE_EVERY_NS`](crate::allowance::SAMPLE_EVERY_NS), as far as the allowances of the machine go: one is for
+    /// [`RESERVED_SAMPLES`](crate::allowance::RESERVED_SAMPLES) of each process alone.
     fn crossing_to_sample(&self, slot: SlotId, now_ns: u64) -> Option<u64>;
     /// A register of the running thread, as it entered the kernel.
     fn user_register(&self, word: PtRegsWord) -> Option<u64>;

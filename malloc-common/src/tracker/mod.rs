@@ -32,14 +32,6 @@ pub use trace::traced_function;
 /// zone (128) and pushes a frame of more than 900 bytes (x86-64, smallest floating-point state).
 pub const BRANCH_WINDOW: u64 = 512;
 
-/// Crossings of a process whose stacks are all sent.
-pub const FIRST_SAMPLES: u64 = 32;
-/// Of these the first few draw on an allowance that later ones cannot use up: one process that crosses without end does
-/// not hide how others come to cross.
-pub const RESERVED_SAMPLES: u64 = 4;
-/// After the first samples: the least time between two stacks of one process, nanoseconds.
-pub const SAMPLE_EVERY_NS: u64 = 10_000_000;
-
 const PROT_EXEC: u64 = 4;
 const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_STACK: u64 = 0x2_0000;

@@ -208,8 +208,9 @@ mod tests {
     use crate::collect::Collector;
     use crate::collect::sim::{Room, Sim};
     use malloc_common::abi::Syscall;
+    use malloc_common::allowance::FIRST_SAMPLES;
     use malloc_common::site::Role;
-    use malloc_common::tracker::{FIRST_SAMPLES, Mp};
+    use malloc_common::tracker::Mp;
 
     const CHUNK: u64 = 0x7f00_0000_0000;
 

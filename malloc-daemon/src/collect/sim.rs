@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use malloc_common::abi::{Counter, Event, Flight, Histogram, Origin, SLOT_FREE, SLOT_LIVE, Series, Slot, Syscall};
+use malloc_common::allowance::{FIRST_SAMPLES, SAMPLE_EVERY_NS};
 use malloc_common::chunk::{Chunk, ChunkKey, WATCHES, Watch};
 use malloc_common::function::Function;
 use malloc_common::histogram;
 use malloc_common::loss::{LOSSES, Loss};
 use malloc_common::site::{Cookie, MpLayout, PtRegsWord, Role};
-use malloc_common::tracker::{
-    self, FIRST_SAMPLES, HistogramId, Kernel, Mp, Registers, SAMPLE_EVERY_NS, SlotId, empty_flight,
-};
+use malloc_common::tracker::{self, HistogramId, Kernel, Mp, Registers, SlotId, empty_flight};
 
 use super::{Collector, RawImage, RawSnapshot};
 
