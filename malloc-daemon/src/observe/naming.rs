@@ -20,8 +20,8 @@ use crate::host::privileges::{self, Keep};
 use crate::own_memory;
 use crate::symbols::{self, Code, Glimpse, Limits, Sample, StackEnd, Symbolizer};
 
-/// After this time without a stack the tables of the observed programs' files are let go.
-const IDLE: Duration = Duration::from_secs(30);
+/// How often files that no stack led to for long are let go.
+const SWEEP: Duration = Duration::from_secs(10);
 /// Stacks that wait to be named: 256 x 16.5 KiB = 4.2 MiB.
 const WAITING: usize = 256;
 
@@ -100,20 +100,21 @@ impl Naming {
             // What it reads is written by the observed programs: it may do nothing else.
             privileges::keep_or_say(Keep::Reading);
             let mut symbolizer = Symbolizer::new(limits);
-            // When a stack was named last; `None`: no tables are held.
-            let mut used: Option<Instant> = None;
+            let (mut holds_files, mut swept) = (false, Instant::now());
             loop {
-                let job = match used {
-                    Some(used) => jobs.recv_timeout(IDLE.saturating_sub(used.elapsed())),
-                    None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                let job = match holds_files {
+                    true => jobs.recv_timeout(SWEEP.saturating_sub(swept.elapsed())),
+                    false => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 };
+                if holds_files && swept.elapsed() >= SWEEP {
+                    swept = Instant::now();
+                    if symbolizer.let_go(swept) {
+                        own_memory::give_back();
+                    }
+                }
                 match job {
                     Err(RecvTimeoutError::Disconnected) => return,
-                    Err(RecvTimeoutError::Timeout) => {
-                        symbolizer.rest();
-                        own_memory::give_back();
-                        used = None;
-                    }
+                    Err(RecvTimeoutError::Timeout) => {}
                     Ok(Work::Note(pid)) => symbolizer.note_process(pid),
                     Ok(Work::Glimpse(glimpse, _)) => symbolizer.take(glimpse),
                     Ok(Work::Executed(pid)) => symbolizer.executed(pid),
@@ -131,9 +132,9 @@ impl Naming {
                         if results.send((id, Arc::new(told(named)))).is_err() {
                             return;
                         }
-                        used = Some(Instant::now());
                     }
                 }
+                holds_files = symbolizer.usage().1 > 0;
             }
         })?;
         Ok(Self {

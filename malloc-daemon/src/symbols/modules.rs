@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use object::LittleEndian as LE;
 use object::ReadCache;
@@ -25,6 +26,11 @@ use crate::targets::elf::{Elf, SECTION_LIMIT};
 const SEGMENTS: usize = 64;
 /// The largest vdso; it takes two to four pages.
 const VDSO_BYTES: u64 = 64 << 10;
+
+/// Tables that no stack needed for so long are let go: the next stack in that file pays for reading them again.
+const TABLES_IDLE: Duration = Duration::from_secs(30);
+/// A file that was not used for so long is closed: one that was deleted would hold its blocks on disk.
+const FILES_IDLE: Duration = Duration::from_secs(300);
 
 /// Which file code comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,6 +60,7 @@ struct Module {
     /// Inner `None`: it has no debug data.
     lines: Option<Option<Lines>>,
     last_turn: u64,
+    used: Instant,
 }
 
 enum Content {
@@ -179,11 +186,16 @@ impl Modules {
         }
     }
 
-    /// Drops all tables; the files stay open.
-    pub fn rest(&mut self) {
-        for module in self.modules.values_mut() {
+    /// Drops the tables and closes the files that were not used for long; whether memory was given back.
+    pub fn let_go(&mut self, now: Instant) -> bool {
+        let rests = |module: &Module, time: Duration| now.saturating_duration_since(module.used) >= time;
+        let mut has_dropped = false;
+        for module in self.modules.values_mut().filter(|module| rests(module, TABLES_IDLE)) {
+            has_dropped |= module.tables.is_some() || module.lines.is_some();
             (module.tables, module.lines) = (None, None);
         }
+        self.modules.retain(|_, module| !rests(module, FILES_IDLE));
+        has_dropped
     }
 
     /// The files open and the bytes their tables take.
@@ -203,14 +215,23 @@ impl Modules {
             let oldest = self.modules.iter().min_by_key(|(_, module)| module.last_turn).map(|(&id, _)| id);
             oldest.and_then(|id| self.modules.remove(&id));
         }
-        let module = Module { content, root, segments, build_id, tables: None, lines: None, last_turn: self.turn };
+        let module = Module {
+            content,
+            root,
+            segments,
+            build_id,
+            tables: None,
+            lines: None,
+            last_turn: self.turn,
+            used: Instant::now(),
+        };
         self.modules.insert(id, module);
     }
 
     fn touch(&mut self, id: ModuleId) {
         self.turn += 1;
         if let Some(module) = self.modules.get_mut(&id) {
-            module.last_turn = self.turn;
+            (module.last_turn, module.used) = (self.turn, Instant::now());
         }
     }
 }

@@ -86,9 +86,10 @@ impl Symbolizer {
         stack
     }
 
-    /// Gives the memory of all tables back; they are read again when they are needed.
-    pub fn rest(&mut self) {
-        self.modules.rest();
+    /// Lets go of files that no stack led to for long, their tables first: they are read again when they are needed.
+    /// Whether memory was given back. To be called now and then.
+    pub fn let_go(&mut self, now: Instant) -> bool {
+        self.modules.let_go(now)
     }
 
     /// The number of processes known, of files open, and the bytes their tables take.

@@ -4,6 +4,7 @@
 mod victim;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use malloc_daemon::symbols::{Limits, StackEnd, Symbolizer};
 use victim::{Victim, assert_in_a_row, limits, line_of, names, stack_of};
@@ -167,6 +168,24 @@ fn a_process_that_was_noted_is_named_after_its_end() {
     let stack = Symbolizer::new(limits()).stack(&taken.sample());
     assert_eq!((stack.frames.len(), stack.end), (1, StackEnd::ProcessGone));
     assert_eq!(stack.frames[0].address, taken.ip);
+}
+
+#[test]
+fn files_that_rest_are_let_go_and_opened_again() {
+    let victim = Victim::start("calls.c", "gcc", &["-O2", "-g"], "nested");
+    let mut symbolizer = Symbolizer::new(limits());
+    let taken = victim.take(64 << 10);
+    let first = symbolizer.stack(&taken.sample());
+    let after = |seconds| Instant::now() + Duration::from_secs(seconds);
+    assert!(!symbolizer.let_go(after(20)), "they may be needed soon");
+    let open = symbolizer.usage().1;
+    assert!(symbolizer.let_go(after(40)) && open > 0);
+    assert_eq!((symbolizer.usage().1, symbolizer.usage().2), (open, 0));
+    assert_eq!(symbolizer.stack(&taken.sample()), first);
+    symbolizer.let_go(after(400));
+    assert_eq!(symbolizer.usage().1, 0, "a deleted file would hold its blocks");
+    assert_eq!(symbolizer.stack(&taken.sample()), first);
+    victim.end();
 }
 
 #[test]
