@@ -1,6 +1,9 @@
 //! Keeps the log short: repeats are folded, and a storm of lines is cut to one a second, with what was left out counted.
+//! Keeps it off a terminal that is drawn on.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Lines that may come at once: what a start or a reload has to say.
@@ -75,9 +78,136 @@ impl<W: Write> Write for Folding<W> {
     }
 }
 
+/// Lines that are kept while they are held; of more the oldest go.
+const HELD_LINES: usize = 200;
+/// Bytes of one that are kept.
+const HELD_BYTES: usize = 2048;
+
+/// What was written while it is held; `None`: it is not.
+static HELD: Mutex<Option<Lines>> = Mutex::new(None);
+
+fn held() -> MutexGuard<'static, Option<Lines>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    newest: VecDeque<Vec<u8>>,
+    count: u64,
+}
+
+impl Lines {
+    fn keep(&mut self, line: &[u8]) {
+        self.count += 1;
+        if self.newest.len() == HELD_LINES {
+            self.newest.pop_front();
+        }
+        let end = line.strip_suffix(b"\n").unwrap_or(line);
+        self.newest.push_back(end[..end.len().min(HELD_BYTES)].to_vec());
+    }
+}
+
+/// Writes whole lines on, each `write` being one, unless they are held.
+#[derive(Debug)]
+pub struct Holding<W>(pub W);
+
+impl<W: Write> Write for Holding<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match &mut *held() {
+            Some(lines) => lines.keep(line),
+            None => self.0.write_all(line)?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Holds the log of this process as long as it lives: someone draws on the terminal that the log would go to.
+#[derive(Debug)]
+pub struct Hold(());
+
+/// Holds the log from now on.
+#[must_use]
+pub fn hold() -> Hold {
+    *held() = Some(Lines::default());
+    Hold(())
+}
+
+impl Hold {
+    /// How many lines are held, with the newest, without its colours.
+    #[must_use]
+    pub fn newest(&self) -> Option<(u64, String)> {
+        let held = held();
+        let lines = held.as_ref()?;
+        Some((lines.count, without_colors(&String::from_utf8_lossy(lines.newest.back()?))))
+    }
+
+    /// Lets the log go on; what was held, as it would have been written.
+    #[must_use]
+    pub fn end(self) -> Vec<u8> {
+        let lines = held().take().unwrap_or_default();
+        let gone = lines.count - lines.newest.len() as u64;
+        let mut out = Vec::new();
+        if gone > 0 {
+            out.extend_from_slice(format!("{gone} lines before these were not kept\n").as_bytes());
+        }
+        for line in lines.newest {
+            out.extend_from_slice(&line);
+            out.push(b'\n');
+        }
+        out
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        *held() = None;
+    }
+}
+
+/// A line without the sequences that colour it, `ESC [ ... m`.
+fn without_colors(line: &str) -> String {
+    let mut parts = line.split("\x1b[");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let coloured = part.split_once('m');
+        let coloured = coloured.filter(|(codes, _)| codes.bytes().all(|code| code.is_ascii_digit() || code == b';'));
+        match coloured {
+            Some((_, rest)) => out.push_str(rest),
+            None => out.extend(["\x1b[", part]),
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_held_is_written_by_nobody_and_comes_back_whole_or_counted() {
+        let mut log = Holding(Vec::new());
+        log.write_all(b"before\n").unwrap();
+        let hold = hold();
+        assert_eq!(hold.newest(), None);
+        log.write_all(b"\x1b[2m01\x1b[0m \x1b[33m WARN\x1b[0m first\x1b[2J\n").unwrap();
+        assert_eq!(hold.newest(), Some((1, "01  WARN first\x1b[2J".to_owned())));
+        for line in 0..HELD_LINES {
+            log.write_all(format!("{line}\n").as_bytes()).unwrap();
+        }
+        log.write_all(&[b'x'; 2 * HELD_BYTES]).unwrap();
+        assert_eq!(log.0, b"before\n");
+        assert_eq!(hold.newest().unwrap().0, HELD_LINES as u64 + 2);
+        let kept = String::from_utf8(hold.end()).unwrap();
+        assert!(kept.starts_with("2 lines before these were not kept\n1\n2\n"), "{kept}");
+        assert!(kept.ends_with(&format!("\n{}\n{}\n", HELD_LINES - 1, "x".repeat(HELD_BYTES))), "{kept}");
+        log.write_all(b"after\n").unwrap();
+        assert_eq!(log.0, b"before\nafter\n");
+    }
+
     use std::cell::Cell;
     use std::sync::OnceLock;
 

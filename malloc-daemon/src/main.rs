@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use malloc_daemon::cli::Cli;
-use malloc_daemon::log::Folding;
+use malloc_daemon::log::{Folding, Holding};
 use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
@@ -22,10 +22,10 @@ fn main() -> ExitCode {
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     if level <= LevelFilter::INFO {
-        log.with_writer(Mutex::new(Folding::new(std::io::stderr(), Instant::now))).init();
+        log.with_writer(Mutex::new(Folding::new(Holding(std::io::stderr()), Instant::now))).init();
     } else {
         // Who asked for everything gets everything.
-        log.with_writer(std::io::stderr).init();
+        log.with_writer(|| Holding(std::io::stderr())).init();
     }
     malloc_daemon::command::run(cli)
 }

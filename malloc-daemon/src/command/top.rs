@@ -8,7 +8,7 @@ mod state;
 mod tests;
 mod whole;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -25,6 +25,7 @@ use super::client::Url;
 use super::subject::Signals;
 use crate::cli::Top;
 use crate::http::{DEFAULT_LISTEN, Token};
+use crate::log::{self, Hold};
 
 /// How long `--once` waits for the snapshot after the one that it met.
 const NEXT: Duration = Duration::from_secs(10);
@@ -48,10 +49,19 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         bail!("there is no terminal to draw on: --once prints the table once, as text");
     }
+    // A line of the log would smear the picture: the newest is a part of it, all are written after it.
+    let hold = log::hold();
+    let ended = show(daemon, args.pid, state, &hold);
+    // Where standard error is closed, nobody wants them.
+    let _ = std::io::stderr().write_all(&hold.end());
+    ended
+}
+
+/// Draws until asked to end, and puts the terminal back.
+fn show(daemon: Option<Daemon>, pid: Option<u32>, state: State, hold: &Hold) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::catch(&[SIGINT, SIGTERM, SIGHUP])?;
     let (asks, asked) = mpsc::channel::<Ask>();
     let (tell, told) = mpsc::channel::<anyhow::Result<Look>>();
-    let pid = args.pid;
     // Asking may take long, and a process is observed by one thread: the keys are not to wait for either.
     std::thread::Builder::new()
         .name("top".to_owned())
@@ -63,7 +73,7 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
     let first = shown.told.recv().context("asking ended")??;
     shown.took(Ok(first));
     let mut terminal = ratatui::try_init().context("this terminal cannot be drawn on: --once prints text")?;
-    let ended = shown.until_quit(&mut terminal, &mut signals);
+    let ended = shown.until_quit(&mut terminal, &mut signals, hold);
     ratatui::try_restore().context("the terminal cannot be put back; `reset` does it")?;
     ended.map(|()| ExitCode::SUCCESS)
 }
@@ -79,10 +89,13 @@ struct Shown {
 }
 
 impl Shown {
-    fn until_quit(&mut self, terminal: &mut DefaultTerminal, signals: &mut Signals) -> anyhow::Result<()> {
+    fn until_quit(&mut self, terminal: &mut DefaultTerminal, signals: &mut Signals, hold: &Hold) -> anyhow::Result<()> {
         let mut stale = true;
         while signals.came().is_empty() {
+            let newest = hold.newest();
+            stale |= newest != self.state.log;
             if stale {
+                self.state.log = newest;
                 terminal.draw(|frame| screen::draw(frame, &mut self.state)).context("cannot draw")?;
             }
             stale = event::poll(TICK).context("cannot read keys")?;

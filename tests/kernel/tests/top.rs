@@ -67,6 +67,25 @@ fn a_process_is_observed_without_a_daemon_and_no_probe_stays() {
 }
 
 #[test]
+fn no_line_of_the_log_is_written_while_the_screen_is_drawn_on() {
+    let victim = Running::start(&mut Command::new(victim::program("busy")));
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    // With every line of the log asked for, the windows of the budget alone write some.
+    let mut terminal = on_a_terminal(&format!("-vv --pid {} 2>{}", victim.pid(), log.display()));
+    let mut seen = String::new();
+    read_until(&mut terminal, &mut seen, "of log");
+    read_until(&mut terminal, &mut seen, "DEBUG");
+    assert_eq!(std::fs::read_to_string(&log).expect("the shell made it"), "");
+    terminal.write(b"q");
+    read_until(&mut terminal, &mut seen, "status=0");
+    assert_put_back(&format!("{seen}{}", terminal.end().stdout));
+    let written = std::fs::read_to_string(&log).expect("it stays");
+    assert!(written.lines().any(|line| line.contains("DEBUG")), "{written}");
+    assert_eq!(victim.end().code(), 0);
+}
+
+#[test]
 fn without_a_terminal_the_table_is_text_or_the_remedy_is_told() {
     let serving = Serving::start(&["--interval", "200ms"]);
     let url = format!("http://{}", serving.address);

@@ -15,12 +15,17 @@ use crate::report::units::{bytes, count, milliseconds};
 
 /// One picture of everything.
 pub fn draw(frame: &mut Frame<'_>, state: &mut State) {
-    let areas = Layout::vertical([Constraint::Length(2), Constraint::Min(1), Constraint::Length(1)]);
-    let [head, body, foot] = areas.areas(frame.area());
+    let logged = Constraint::Length(u16::from(state.log.is_some()));
+    let areas = Layout::vertical([Constraint::Length(2), Constraint::Min(1), logged, Constraint::Length(1)]);
+    let [head, body, log, foot] = areas.areas(frame.area());
     frame.render_widget(Paragraph::new(header(state)), head);
     match state.chosen {
         Some(pid) => one(frame, body, state, pid),
         None => table(frame, body, state),
+    }
+    if let Some((count, newest)) = &state.log {
+        let words = if *count == 1 { "1 line of log".to_owned() } else { format!("{count} lines of log, the newest") };
+        frame.render_widget(Paragraph::new(format!("{words}: {}", printable(newest, 300))).yellow(), log);
     }
     frame.render_widget(Paragraph::new(footer(state)), foot);
 }

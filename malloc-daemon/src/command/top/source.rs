@@ -120,7 +120,7 @@ impl Own {
             Options { budget: Some(BUDGET), faults: false, ..recording(Depth::Call, Selection::Chosen, false, false) };
         let mut observer = Observer::start(options)?;
         if let Err(why) = observer.probe_process(pid, Depth::Call) {
-            eprintln!("malloc-daemon: process {pid}: {why}; its system calls alone are shown");
+            tracing::warn!(pid, why, "its system calls alone are shown");
         }
         observer.choose(pid)?;
         Ok(Self { observer, signals: Signals::catch(&[])? })

@@ -60,6 +60,8 @@ pub struct State {
     pub health: Option<Health<'static>>,
     /// Why the last look failed.
     pub trouble: Option<String>,
+    /// Lines that this command's own log has, and the newest.
+    pub log: Option<(u64, String)>,
     /// Index into [`COLUMNS`].
     pub sort: usize,
     pub descending: bool,
@@ -88,6 +90,7 @@ impl State {
             duration_ms: None,
             health: None,
             trouble: None,
+            log: None,
             sort,
             descending: true,
             filter: String::new(),

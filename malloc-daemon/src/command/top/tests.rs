@@ -88,6 +88,18 @@ fn no_name_reaches_the_terminal_as_it_is() {
 }
 
 #[test]
+fn the_newest_line_of_the_log_is_a_line_of_the_picture() {
+    let mut state = state(None);
+    let without = drawn(&mut state, 120, 10);
+    state.log = Some((3, "WARN process \x1b[2J is left alone".to_owned()));
+    let with = drawn(&mut state, 120, 10);
+    let lines: Vec<&str> = with.lines().collect();
+    assert!(lines[8].contains("3 lines of log, the newest: WARN process \\x1b[2J is left alone"), "{with}");
+    assert_eq!(lines[9], without.lines().next_back().expect("the keys"), "{with}");
+    assert_eq!(lines[..2], without.lines().take(2).collect::<Vec<_>>()[..]);
+}
+
+#[test]
 fn text_without_a_terminal_has_the_same_figures() {
     insta::assert_snapshot!(screen::plain(&state(None), 200));
 }
