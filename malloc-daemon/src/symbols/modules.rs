@@ -32,6 +32,9 @@ const TABLES_IDLE: Duration = Duration::from_secs(30);
 /// A file that was not used for so long is closed: one that was deleted would hold its blocks on disk.
 const FILES_IDLE: Duration = Duration::from_secs(300);
 
+/// The most addresses whose calls are remembered: programs come the same few ways again and again. 4,096 x about 250 B.
+const NAMED: usize = 4096;
+
 /// Which file code comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ModuleId {
@@ -45,6 +48,8 @@ pub enum ModuleId {
 pub struct Modules {
     limits: Limits,
     modules: HashMap<ModuleId, Module>,
+    /// The calls at addresses of files that are open: only new ones need debug data, the dearest of all tables.
+    named: HashMap<(ModuleId, u64), Vec<Call>>,
     /// Counts uses.
     turn: u64,
 }
@@ -61,6 +66,8 @@ struct Module {
     lines: Option<Option<Lines>>,
     last_turn: u64,
     used: Instant,
+    /// When its debug data was looked into last.
+    lines_used: Instant,
 }
 
 enum Content {
@@ -84,7 +91,7 @@ struct Tables {
 impl Modules {
     /// None yet.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, modules: HashMap::new(), turn: 0 }
+        Self { limits, modules: HashMap::new(), named: HashMap::new(), turn: 0 }
     }
 
     /// Whether the file is still open here.
@@ -151,9 +158,12 @@ impl Modules {
     /// The calls at an address in the file's own numbering, the innermost first and at most `count`.
     pub fn calls_at(&mut self, id: ModuleId, vaddr: u64, count: usize) -> Vec<Call> {
         self.touch(id);
-        let debug_bytes = self.limits.debug_bytes;
+        let Limits { debug_bytes, frames, .. } = self.limits;
         let Some(module) = self.modules.get_mut(&id) else { return Vec::new() };
-        let mut calls = module.lines(debug_bytes).map(|lines| lines.calls_at(vaddr, count)).unwrap_or_default();
+        if let Some(known) = self.named.get(&(id, vaddr)) {
+            return known.iter().take(count).cloned().collect();
+        }
+        let mut calls = module.lines(debug_bytes).map(|lines| lines.calls_at(vaddr, frames)).unwrap_or_default();
         // Of the function itself, the last, debug data may know only the line, or one of libc's inner names
         // (`__GI___libc_malloc`) where the symbols have the one that people use.
         let is_poor = |name: &Option<String>| name.as_ref().is_none_or(|name| name.starts_with("__"));
@@ -166,6 +176,11 @@ impl Modules {
                 None => calls.push(Call { function: name, ..Call::default() }),
             }
         }
+        if self.named.len() >= NAMED {
+            self.named.clear();
+        }
+        self.named.insert((id, vaddr), calls.clone());
+        calls.truncate(count);
         calls
     }
 
@@ -188,13 +203,18 @@ impl Modules {
 
     /// Drops the tables and closes the files that were not used for long; whether memory was given back.
     pub fn let_go(&mut self, now: Instant) -> bool {
-        let rests = |module: &Module, time: Duration| now.saturating_duration_since(module.used) >= time;
+        let rests = |used: Instant, time: Duration| now.saturating_duration_since(used) >= time;
         let mut has_dropped = false;
-        for module in self.modules.values_mut().filter(|module| rests(module, TABLES_IDLE)) {
-            has_dropped |= module.tables.is_some() || module.lines.is_some();
-            (module.tables, module.lines) = (None, None);
+        for module in self.modules.values_mut() {
+            if rests(module.used, TABLES_IDLE) {
+                has_dropped |= module.tables.take().is_some();
+            }
+            if rests(module.lines_used, TABLES_IDLE) {
+                has_dropped |= module.lines.take().is_some();
+            }
         }
-        self.modules.retain(|_, module| !rests(module, FILES_IDLE));
+        self.modules.retain(|_, module| !rests(module.used, FILES_IDLE));
+        self.forget_closed();
         has_dropped
     }
 
@@ -214,7 +234,9 @@ impl Modules {
         while self.modules.len() >= self.limits.modules.max(1) {
             let oldest = self.modules.iter().min_by_key(|(_, module)| module.last_turn).map(|(&id, _)| id);
             oldest.and_then(|id| self.modules.remove(&id));
+            self.forget_closed();
         }
+        let now = Instant::now();
         let module = Module {
             content,
             root,
@@ -223,9 +245,16 @@ impl Modules {
             tables: None,
             lines: None,
             last_turn: self.turn,
-            used: Instant::now(),
+            used: now,
+            lines_used: now,
         };
         self.modules.insert(id, module);
+    }
+
+    /// What was said of a file that is closed would stand although a debug file has come.
+    fn forget_closed(&mut self) {
+        let Self { modules, named, .. } = self;
+        named.retain(|(id, _), _| modules.contains_key(id));
     }
 
     fn touch(&mut self, id: ModuleId) {
@@ -247,6 +276,7 @@ impl Module {
 
     fn lines(&mut self, limit: u64) -> Option<&Lines> {
         let (content, root) = (&self.content, self.root);
+        self.lines_used = Instant::now();
         let lines = self.lines.get_or_insert_with(|| match content {
             Content::File(file) => lines(&ReadCache::new(file.reader()), root, limit),
             Content::Memory(_) => None,
