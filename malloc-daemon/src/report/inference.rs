@@ -8,7 +8,7 @@ use crate::targets::locate::{INFERRED_NAMES, Inference, RULES, Unidentified};
 use crate::targets::symbols::{Binding, Name, Source, Symbol};
 
 /// The number of this form. What another form says is left alone.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The largest entry: a hundred symbols and reasons of a line each take 20 KiB.
 pub const ENTRY_BYTES: u64 = 64 << 10;
 /// The most symbols, reasons or notes of one entry.
@@ -38,6 +38,7 @@ pub enum Refused {
 struct Entry {
     format: u32,
     rules: u64,
+    /// Build id, size and SHA-256 of all bytes: the inference reads nothing else.
     file: String,
     symbols: Vec<Row>,
     unidentified: Vec<Lack>,
@@ -82,7 +83,7 @@ pub fn encode(file: &ContentId, inferred: &Inference) -> Vec<u8> {
     [format!("{}\n", Digest::of(&body)).into_bytes(), body].concat()
 }
 
-/// Reads an entry back. What it says is still to be held against the file.
+/// Reads an entry back: one for a file of this very content, by these very rules.
 ///
 /// # Errors
 /// Why it is not believed.

@@ -96,7 +96,7 @@ impl Cache {
         match (before, made) {
             (None, Some(made)) => self.store(id, &made),
             (Some(_), Some(made)) => {
-                self.refuse(id, "its functions do not fit their rules");
+                self.refuse(id, "its functions do not begin where the file's do");
                 self.store(id, &made);
             }
             // Where a table names the functions, nothing of the entry is used.

@@ -179,7 +179,8 @@ pub fn locate<'data, R: ReadRef<'data>>(file: R, debug: Option<R>) -> Result<Loc
     locate_knowing(file, debug, None).map(|(located, _)| located)
 }
 
-/// [`locate`], with what was inferred of the same bytes before: it is taken when it holds. Also what was inferred now.
+/// [`locate`], with what was inferred before of bytes of the same SHA-256, for which the caller answers: it is taken unless it
+/// is implausible. Also what was inferred now.
 ///
 /// # Errors
 /// As [`locate`].
@@ -212,7 +213,8 @@ pub fn analyse_at_comparison<'data, R: ReadRef<'data>>(file: R, debug: Option<R>
     look(file, debug, None, Sysmalloc::AtItsComparison).map(|(located, _)| located)
 }
 
-/// [`analyse`], with what was inferred of the same bytes before: it is taken when it holds. Also what was inferred now.
+/// [`analyse`], with what was inferred before of bytes of the same SHA-256, for which the caller answers: it is taken unless it
+/// is implausible. Also what was inferred now.
 ///
 /// # Errors
 /// As [`analyse`].
@@ -336,7 +338,7 @@ fn complete<'data, R: ReadRef<'data>>(
     before: Option<&Inference>,
 ) -> (Inference, Option<Inference>) {
     let functions = found.internals_by == Source::Exports;
-    let before = before.filter(|before| functions && infer::holds(elf, machine, &found.symbols, before));
+    let before = before.filter(|before| functions && infer::plausible(elf, machine, before));
     let anew = before.is_none();
     let mut inferred = match before {
         Some(before) => before.clone(),

@@ -34,15 +34,6 @@ pub struct Check {
 /// Checks `symbols`, exported and internal ones, by the file itself. What is not named is not checked.
 pub fn checks<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, machine: Machine, symbols: &[Symbol]) -> Vec<Check> {
     let Ok(frames) = Frames::read(elf) else { return Vec::new() };
-    checked(elf, machine, symbols, &frames)
-}
-
-fn checked<'data, R: ReadRef<'data>>(
-    elf: &Elf<'data, R>,
-    machine: Machine,
-    symbols: &[Symbol],
-    frames: &Frames,
-) -> Vec<Check> {
     let mut found = Vec::new();
     let place = |name: &str| symbols.iter().find(|symbol| symbol.name == name).map(|symbol| symbol.vaddr);
     let (mp, arena) = (place("mp_"), place("main_arena"));
@@ -63,7 +54,7 @@ fn checked<'data, R: ReadRef<'data>>(
         return found;
     };
     let slots = roots.morecore.map(|pointer| Morecore::at(elf, pointer).slots).unwrap_or_default();
-    let mut graph = Graph::new(elf, machine, frames, &slots, near(&roots));
+    let mut graph = Graph::new(elf, machine, &frames, &slots, near(&roots));
     let mut rules = Rules { graph: &mut graph, roots, data: Data { mp, offsets, main_arena } };
     let public: Vec<(&str, u64)> =
         function::ALL.iter().filter_map(|function| Some((function.name(), place(function.name())?))).collect();
@@ -179,24 +170,25 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
     }
 }
 
-/// Whether an inference made of these bytes before may be taken for one made now: every function in it begins where the
-/// table for unwinding says so, has that length, and fits its rule.
-pub fn holds<'data, R: ReadRef<'data>>(
-    elf: &Elf<'data, R>,
-    machine: Machine,
-    exported: &[Symbol],
-    told: &Inference,
-) -> bool {
+/// Whether an inference made of these bytes before can be one of them at all: every function in it begins where the
+/// table for unwinding says so and has that length, so that a probe there lies on an instruction, and the objects have
+/// their signatures. Whether each function fits its rule is not looked at again.
+pub fn plausible<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, machine: Machine, told: &Inference) -> bool {
     if told.symbols.len() > SYMBOLS {
         return false;
     }
     let Ok(frames) = Frames::read(elf) else { return false };
     let plain = told.symbols.iter().all(|symbol| {
-        let length = if OBJECTS.contains(&&*symbol.name) { Some(0) } else { frames.length(symbol.vaddr) };
-        symbol.binding == Binding::Local
-            && matches!(symbol.source, Source::Inferred | Source::Usdt)
-            && symbol.file.is_none()
-            && length == Some(symbol.size)
+        let fits = match &*symbol.name {
+            "mp_" => symbol.size == 0 && super::mp_layout(elf, symbol.vaddr) != MpLayout::Unknown,
+            "main_arena" => {
+                let layout = super::arena_layout(elf, machine, symbol.vaddr);
+                symbol.size == 0 && layout.is_ok_and(|layout| layout != ArenaLayout::Unknown)
+            }
+            _ => frames.length(symbol.vaddr) == Some(symbol.size),
+        };
+        let source = matches!(symbol.source, Source::Inferred | Source::Usdt);
+        fits && source && symbol.binding == Binding::Local && symbol.file.is_none()
     });
     // A second place of a function that has one would be probed like the first.
     let mut entries: Vec<&str> = told.symbols.iter().map(|symbol| &*symbol.name).collect();
@@ -204,15 +196,5 @@ pub fn holds<'data, R: ReadRef<'data>>(
     let count = entries.len();
     entries.sort_unstable();
     entries.dedup();
-    if !plain || entries.len() != count {
-        return false;
-    }
-    let all: Vec<Symbol> = exported.iter().chain(&told.symbols).cloned().collect();
-    let checks = checked(elf, machine, &all, &frames);
-    // A name is believed only when a rule speaks of it: two checks for a function, one for an object.
-    let ruled = told.symbols.iter().all(|symbol| {
-        let wanted = 1 + usize::from(!OBJECTS.contains(&&*symbol.name));
-        checks.iter().filter(|check| check.of == symbol.name).count() >= wanted
-    });
-    ruled && checks.iter().all(|check| check.holds)
+    plain && entries.len() == count
 }

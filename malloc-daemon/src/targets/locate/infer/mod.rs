@@ -16,7 +16,7 @@ use malloc_common::function;
 use malloc_common::site::{ArenaLayout, MpLayout};
 use object::read::ReadRef;
 
-pub use confirm::{Check, checks, holds};
+pub use confirm::{Check, checks, plausible};
 pub use data::{arena_layout, mp_layout};
 use flow::{Known, Reading, follow};
 use frames::Frames;
