@@ -30,7 +30,7 @@ const VDSO_BYTES: u64 = 64 << 10;
 /// Tables that no stack needed for so long are let go: the next stack in that file pays for reading them again.
 const TABLES_IDLE: Duration = Duration::from_secs(30);
 /// A file that was not used for so long is closed: one that was deleted would hold its blocks on disk.
-const FILES_IDLE: Duration = Duration::from_secs(300);
+const FILES_IDLE: Duration = Duration::from_secs(60);
 
 /// The most addresses whose calls are remembered: programs come the same few ways again and again. 4,096 x about 250 B.
 const NAMED: usize = 4096;

@@ -182,7 +182,7 @@ fn files_that_rest_are_let_go_and_opened_again() {
     assert!(symbolizer.let_go(after(40)) && open > 0);
     assert_eq!((symbolizer.usage().1, symbolizer.usage().2), (open, 0));
     assert_eq!(symbolizer.stack(&taken.sample()), first);
-    symbolizer.let_go(after(400));
+    symbolizer.let_go(after(100));
     assert_eq!(symbolizer.usage().1, 0, "a deleted file would hold its blocks");
     assert_eq!(symbolizer.stack(&taken.sample()), first);
     victim.end();
