@@ -44,11 +44,10 @@ fn of_file(path: &Path) -> anyhow::Result<(Subject, Located, Evidence)> {
     let shown = Contents.show(&file, Root::Host);
     let (located, evidence) = shown.map_err(|error| anyhow!("{}", refusal(path, &error)))?;
     if located.hooks.is_empty() {
-        let advice = if Contents.hides_its_functions(&file) {
-            "a static program without symbols does not tell what in it is malloc"
-        } else {
-            "name the file that does, usually the libc that it loads"
-        };
+        let why = located.missing.first().map(|missing| missing.why.clone());
+        let advice = why
+            .filter(|_| Contents.hides_its_functions(&file))
+            .unwrap_or_else(|| "name the file that does, usually the libc that it loads".to_owned());
         bail!("{} defines no malloc by any table; {advice}", path.display());
     }
     let subject =

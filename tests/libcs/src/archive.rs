@@ -58,7 +58,7 @@ pub fn installed(suite: &str) -> Result<Installed, String> {
 }
 
 /// `target/libcs`
-fn workplace() -> PathBuf {
+pub(crate) fn workplace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/libcs")
 }
 
@@ -109,7 +109,7 @@ fn unpacked(suite: &str, arch: Arch) -> Result<PathBuf, String> {
     unpacked_as(&format!("{suite}-{}", arch.name), suite, arch, &["libc6", "libc6-dbg"])
 }
 
-fn unpacked_as(folder: &str, suite: &str, arch: Arch, names: &[&str]) -> Result<PathBuf, String> {
+pub(crate) fn unpacked_as(folder: &str, suite: &str, arch: Arch, names: &[&str]) -> Result<PathBuf, String> {
     let unpacked = workplace().join(folder);
     let complete = unpacked.join("complete");
     if !complete.exists() {
@@ -208,7 +208,7 @@ fn apt_options(state: &Path) -> Vec<String> {
 }
 
 /// Runs a command to its end; its standard output.
-fn run(command: &mut Command) -> Result<String, String> {
+pub(crate) fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("{:?}: {error}", command.get_program()))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());

@@ -65,9 +65,15 @@ pub fn items(inferred: &Located, truth: &Located) -> Vec<(&'static str, Verdict)
         ("mp_", same(inferred.mp.map(|mp| mp.vaddr) == truth.mp.map(|mp| mp.vaddr), inferred.mp.is_some())),
         ("malloc_par layout", same(layout == parameters(truth), layout.is_some_and(|l| l != MpLayout::Unknown))),
     ];
-    items.extend(FUNCTIONS.map(|name| (name, function(name, inferred, truth))));
+    items.extend(functions(inferred, truth));
     items.push(("hooks", same(places(inferred) == places(truth), !inferred.hooks.is_empty())));
     items
+}
+
+/// The verdicts of the internal functions alone.
+#[must_use]
+pub fn functions(inferred: &Located, truth: &Located) -> [(&'static str, Verdict); FUNCTIONS.len()] {
+    FUNCTIONS.map(|name| (name, function(name, inferred, truth)))
 }
 
 fn known(layout: ArenaLayout) -> bool {

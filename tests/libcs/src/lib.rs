@@ -4,5 +4,6 @@ pub mod allocators;
 pub mod archive;
 pub mod compare;
 pub mod independent;
+pub mod linked;
 pub mod sites;
 pub mod sysmalloc;

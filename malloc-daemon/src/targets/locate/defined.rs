@@ -2,7 +2,9 @@
 
 use object::read::ReadRef;
 
+use super::infer::{self, Nameless};
 use super::{AllocatorKind, foreign, glibc};
+use crate::targets::decode::Machine;
 use crate::targets::elf::{Elf, ElfError};
 use crate::targets::symbols::{self, Binding, Source, Symbol, Table};
 
@@ -10,7 +12,10 @@ use crate::targets::symbols::{self, Binding, Source, Symbol, Table};
 /// the names of an allocator of its own.
 #[must_use]
 pub fn defines_malloc<'data, R: ReadRef<'data>>(file: R) -> bool {
-    let defines = |elf: Elf<'data, R>| Ok(defines(&elf)? || foreign::recognise(&elf)?.is_some());
+    let defines = |elf: Elf<'data, R>| {
+        let told = defines(&elf)? || foreign::recognise(&elf)?.is_some();
+        Ok(told || Machine::of(elf.machine()).is_some_and(|machine| matches!(nameless(&elf, machine), Ok(Ok(_)))))
+    };
     Elf::parse(file).and_then(defines).unwrap_or(false)
 }
 
@@ -24,14 +29,33 @@ pub fn is_known_allocator<'data, R: ReadRef<'data>>(file: R) -> bool {
     Elf::parse(file).and_then(known).unwrap_or(false)
 }
 
-/// Whether a program runs without a dynamic linker and has no symbols: what in it is `malloc` cannot be told.
+/// Whether a program runs without a dynamic linker and has no symbols: what in it is `malloc` no table tells.
 #[must_use]
 pub fn hides_its_functions<'data, R: ReadRef<'data>>(file: R) -> bool {
-    let hides = |elf: Elf<'data, R>| {
-        let named = elf.interpreter().is_some() || elf.section(b".symtab").is_some();
-        Ok(!named && symbols::read(&elf, Table::Exported, Source::Exports, |_| true)?.is_none_or(|all| all.is_empty()))
-    };
-    Elf::parse(file).and_then(hides).unwrap_or(false)
+    Elf::parse(file).and_then(|elf| hides(&elf)).unwrap_or(false)
+}
+
+fn hides<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<bool, ElfError> {
+    let named = elf.interpreter().is_some() || elf.section(b".symtab").is_some();
+    Ok(!named && symbols::read(elf, Table::Exported, Source::Exports, |_| true)?.is_none_or(|all| all.is_empty()))
+}
+
+/// The public functions of the glibc in a program that names none, or why there are none: a clause.
+///
+/// # Errors
+/// When its symbol tables cannot be read.
+pub fn nameless<'data, R: ReadRef<'data>>(
+    elf: &Elf<'data, R>,
+    machine: Machine,
+) -> Result<Result<Nameless, String>, ElfError> {
+    if is_loader(elf)? {
+        return Ok(Err("it is the dynamic loader, whose own malloc gives way to the C library's".to_owned()));
+    }
+    if !hides(elf)? {
+        return Ok(Err("no symbol table of this file defines malloc and free".to_owned()));
+    }
+    let found = infer::nameless(elf, machine);
+    Ok(found.map_err(|why| format!("it is a static program without symbols, and no glibc is found in it: {why}")))
 }
 
 /// Whether the file has a `malloc` and a `free` that serve its users.

@@ -16,7 +16,10 @@ pub const ENTRIES: [(&str, Role, usize); 5] = [
 ];
 
 /// Public functions that are not counted themselves: the function they hand the call to is, once.
-const RELAYS: [&str; 4] = ["reallocarray", "__libc_reallocarray", "free_sized", "free_aligned_sized"];
+const RELAYS: [&str; 5] = ["reallocarray", "__libc_reallocarray", "free_sized", "free_aligned_sized", FREE_RELAY];
+
+/// The name of what can be either where nothing is named.
+pub const FREE_RELAY: &str = "free_sized or free_aligned_sized";
 
 /// Functions of malloc.c and arena.c that may branch to a public function or a system-call wrapper (glibc 2.23 to 2.44).
 const INTERNAL: [&str; 46] = [

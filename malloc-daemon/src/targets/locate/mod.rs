@@ -25,7 +25,7 @@ use super::decode::{Execution, Machine};
 use super::elf::{BuildId, Elf, ElfError};
 use super::symbols::{self, Source, Symbol, Table};
 use super::usdt::{self, UsdtProbe};
-use defined::{defines, is_loader, kind};
+use defined::{defines, kind, nameless};
 pub use defined::{defines_malloc, hides_its_functions, is_known_allocator};
 pub use evidence::{Evidence, evidence};
 pub use foreign::folded;
@@ -241,20 +241,34 @@ fn look<'data, 'debug, R: ReadRef<'data>, D: ReadRef<'debug>>(
         return Ok((located, None));
     }
     let mut notes = Vec::new();
-    if !defines(&elf)? {
-        let why = if is_loader(&elf)? {
-            "it is the dynamic loader, whose own malloc gives way to the C library's"
-        } else {
-            "no symbol table of this file defines malloc and free"
-        };
-        return Ok((Located::nothing(&elf, build_id, why), None));
-    }
-    let mut found = gather(&elf, build_id.as_ref(), debug, &mut notes)?;
-    let kind = kind(&elf, &found.symbols);
+    let nameless = if defines(&elf)? {
+        None
+    } else {
+        match nameless(&elf, machine)? {
+            Ok(nameless) => Some(nameless),
+            Err(why) => return Ok((Located::nothing(&elf, build_id, &why), None)),
+        }
+    };
+    let mut found = match &nameless {
+        Some(nameless) => Found::nameless(nameless),
+        None => gather(&elf, build_id.as_ref(), debug, &mut notes)?,
+    };
+    let kind = match nameless {
+        Some(_) => AllocatorKind::Glibc { version: None },
+        None => kind(&elf, &found.symbols),
+    };
+    // What is kept from before names no public function.
+    let before = before.filter(|_| nameless.is_none());
     let glibc = matches!(kind, AllocatorKind::Glibc { .. });
     let usdt = static_probes(&elf, &mut notes);
     let (inferred, made) =
         if glibc { complete(&elf, machine, &mut found, (&kind, &usdt), before) } else { (Inference::default(), None) };
+    let made = made.filter(|_| nameless.is_none());
+    if let Some(nameless) = &nameless
+        && object_at(&found.symbols, "_int_malloc") != Some(nameless.int_malloc)
+    {
+        return Ok((Located::nothing(&elf, build_id, UNSURE), None));
+    }
     let mp = malloc_par(&elf, &found.symbols);
     let main_arena = object_at(&found.symbols, "main_arena");
     let arena_layout = main_arena.map_or(ArenaLayout::Unknown, |vaddr| {
@@ -301,6 +315,12 @@ fn look<'data, 'debug, R: ReadRef<'data>, D: ReadRef<'debug>>(
             missing.push(Missing { depth, what: what.into(), why: why.into() });
         }
     }
+    let lacking = nameless.into_iter().flat_map(|nameless| nameless.unidentified);
+    missing.extend(lacking.map(|one| Missing {
+        depth: Depth::Call,
+        what: one.name.into(),
+        why: format!("not identified in this program without symbols: {}", one.why),
+    }));
     missing.sort_by(|a, b| (a.depth, &a.what).cmp(&(b.depth, &b.what)));
     let located = Located {
         kind,
@@ -352,10 +372,21 @@ fn complete<'data, R: ReadRef<'data>>(
     (inferred, made)
 }
 
+/// Where two ways to tell `_int_malloc` differ.
+const UNSURE: &str =
+    "it is a static program without symbols, and what calls _int_malloc does not fit what has its texts";
+
 struct Found {
     symbols: Vec<Symbol>,
     internals_by: Source,
     why_no_internals: Option<String>,
+}
+
+impl Found {
+    fn nameless(nameless: &infer::Nameless) -> Self {
+        let why = Some("this program is stripped".to_owned());
+        Self { symbols: nameless.symbols.clone(), internals_by: Source::Exports, why_no_internals: why }
+    }
 }
 
 /// The exported symbols, and the internal ones from the nearest table that has them.

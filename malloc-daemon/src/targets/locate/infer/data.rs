@@ -1,5 +1,7 @@
 //! Finds `mp_` and `main_arena` by the values they are compiled with.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use malloc_common::site::{ArenaLayout, MpLayout};
 use object::LittleEndian as LE;
 use object::elf::{self, Rela64};
@@ -87,7 +89,47 @@ pub fn main_arena<'data, R: ReadRef<'data>>(
         }
     })?;
     places.dedup();
+    if places.is_empty() {
+        // A program that is always loaded at one place needs no relocation: the pointer is there.
+        places = pointing_to_itself(elf)?;
+    }
     Ok(Search::of(places))
+}
+
+fn pointing_to_itself<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<Vec<(u64, ArenaLayout)>, ElfError> {
+    let Some(section) = elf.section(b".data") else { return Ok(Vec::new()) };
+    let start = section.sh_addr.get(LE);
+    let (words, _) = elf.bytes_within(section, DATA_LIMIT)?.as_chunks::<8>();
+    let mut places = Vec::new();
+    for (at, word) in words.iter().enumerate() {
+        let (slot, value) = (start.wrapping_add(8 * at as u64), u64::from_le_bytes(*word));
+        for layout in ArenaLayout::KNOWN {
+            let next = layout.offsets().map(|at| u64::from(at.next));
+            if slot.checked_sub(value) == next && next.is_some() && is_arena(elf, value, layout) {
+                places.push((value, layout));
+            }
+        }
+    }
+    Ok(places)
+}
+
+/// What is stored at each of `places` once the program runs: by a relocation, or as it is.
+///
+/// # Errors
+/// When a relocation table cannot be read.
+pub fn stored<'data, R: ReadRef<'data>>(
+    elf: &Elf<'data, R>,
+    machine: Machine,
+    places: &BTreeSet<u64>,
+) -> Result<BTreeMap<u64, u64>, ElfError> {
+    let mut found: BTreeMap<u64, u64> =
+        places.iter().filter_map(|place| Some((*place, word(elf, *place).filter(|word| *word != 0)?))).collect();
+    relative(elf, machine, |slot, value| {
+        if places.contains(&slot) {
+            found.insert(slot, value);
+        }
+    })?;
+    Ok(found)
 }
 
 /// The layout of the arena at `vaddr`: the one by which its `next` leads to itself.

@@ -33,6 +33,8 @@ pub struct Exit {
     pub call: bool,
     /// The first argument, where it is a known address.
     pub argument: Option<u64>,
+    /// What is known of the first two arguments.
+    pub passes: [Option<Known>; 2],
 }
 
 /// A call to what a pointer leads to.
@@ -207,15 +209,16 @@ fn observe(facts: &mut Facts, state: &State, step: &Step, range: Range<u64>, rea
     if let Some([one, other]) = step.compares {
         facts.comparisons.push((step.vaddr, [value(state, one), value(state, other)]));
     }
-    let first = reading.convention.arguments.first().and_then(|register| get(state, *register));
-    let argument = match first {
+    let [first, second, ..] = reading.convention.arguments;
+    let passes = [get(state, first), get(state, second)];
+    let argument = match passes[0] {
         Some(Known::Address(vaddr)) => Some(vaddr),
         _ => None,
     };
     match step.flow {
-        Flow::Call(target) => facts.exits.push(Exit { vaddr: step.vaddr, target, call: true, argument }),
+        Flow::Call(target) => facts.exits.push(Exit { vaddr: step.vaddr, target, call: true, argument, passes }),
         Flow::Jump(target) | Flow::Branch(target) if !range.contains(&target) => {
-            facts.exits.push(Exit { vaddr: step.vaddr, target, call: false, argument });
+            facts.exits.push(Exit { vaddr: step.vaddr, target, call: false, argument, passes });
         }
         Flow::Indirect { call: true, .. } => facts.throughs.extend(through(state, step)),
         _ => {}

@@ -1,6 +1,7 @@
 //! Where functions begin and end, told by the tables for stack unwinding, which no file is stripped of.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use gimli::{BaseAddresses, CieOrFde, EhFrame, LittleEndian, UnwindSection as _};
 use object::LittleEndian as LE;
@@ -50,6 +51,11 @@ impl Frames {
     /// The length in bytes of the stretch that begins at `vaddr`.
     pub fn length(&self, vaddr: u64) -> Option<u64> {
         self.by_start.get(&vaddr).copied()
+    }
+
+    /// Where the stretches within `range` begin.
+    pub fn starts(&self, range: Range<u64>) -> impl Iterator<Item = u64> {
+        self.by_start.range(range).map(|(start, _)| *start)
     }
 
     /// The start of the stretch that `vaddr` lies in.

@@ -5,6 +5,7 @@ mod data;
 mod flow;
 pub(in crate::targets) mod frames;
 mod graph;
+mod nameless;
 mod rules;
 #[cfg(test)]
 pub(super) mod tests;
@@ -21,6 +22,7 @@ pub use data::{arena_layout, mp_layout};
 use flow::{Known, Reading, follow};
 use frames::Frames;
 use graph::Graph;
+pub use nameless::{Nameless, nameless};
 use rules::{Data, Roots, Rules, Told, Verdict};
 
 use crate::targets::decode::Machine;
@@ -38,6 +40,8 @@ pub const RULES: u64 = fingerprint(&[
     include_bytes!("flow.rs"),
     include_bytes!("frames.rs"),
     include_bytes!("graph.rs"),
+    include_bytes!("nameless.rs"),
+    include_bytes!("nameless/family.rs"),
     include_bytes!("rules.rs"),
     include_bytes!("../glibc.rs"),
     include_bytes!("../../decode/aarch64.rs"),
@@ -165,6 +169,8 @@ struct Code {
     public: Vec<(&'static str, u64)>,
     /// Where each function and its parts begin.
     parts: BTreeMap<u64, Vec<u64>>,
+    /// A version that names functions as this one does, told by the code.
+    era: Option<&'static str>,
 }
 
 fn tell<'data, R: ReadRef<'data>>(
@@ -182,6 +188,7 @@ fn tell<'data, R: ReadRef<'data>>(
     let slots = roots.morecore.map(|pointer| Morecore::at(elf, pointer).slots).unwrap_or_default();
     let mut graph = Graph::new(elf, machine, &frames, &slots, near(&roots));
     let told = Rules { graph: &mut graph, roots, data: Data { mp, offsets, main_arena } }.apply();
+    let era = era(&mut graph, layout, mp, &told, roots.free);
     let mut parts = BTreeMap::new();
     let internal = functions_of(&told).into_iter().filter_map(|(_, verdict)| verdict.clone().ok().flatten());
     let public: Vec<(&str, u64)> = function::ALL
@@ -191,7 +198,35 @@ fn tell<'data, R: ReadRef<'data>>(
     for function in internal.chain(public.iter().map(|(_, vaddr)| *vaddr)) {
         parts.insert(function, graph.whole(function).parts.clone());
     }
-    Ok((told, Code { frames, public, parts }))
+    Ok((told, Code { frames, public, parts, era }))
+}
+
+/// A version whose functions are called as this one's, by the code alone; `None` where that does not tell.
+fn era<'data, R: ReadRef<'data>>(
+    graph: &mut Graph<'_, 'data, R>,
+    layout: MpLayout,
+    mp: u64,
+    told: &Told,
+    free: u64,
+) -> Option<&'static str> {
+    /// Where `tcache_bins`, `tcache_max_bytes` and `tcache_count` lie in glibc 2.35 to 2.42.
+    const CACHE: Range<u64> = 104..128;
+    match layout {
+        MpLayout::Unknown => None,
+        MpLayout::Upto234 => Some("2.34"),
+        MpLayout::From243 => Some("2.43"),
+        MpLayout::From235 => {
+            // 2.41 moved the thread's cache from `_int_free` into `free`, and took `_int_free` apart.
+            let int_free = told.int_free.clone().ok().flatten()?;
+            let fields = mp.saturating_add(CACHE.start)..mp.saturating_add(CACHE.end);
+            let mut caches = |function| graph.whole(function).references.range(fields.clone()).next().is_some();
+            match (caches(int_free), caches(free)) {
+                (true, false) => Some("2.40"),
+                (false, true) => Some("2.41"),
+                _ => None,
+            }
+        }
+    }
 }
 
 /// The address a program that links against `name` reaches.
@@ -206,7 +241,7 @@ fn roots(known: &[Symbol]) -> Result<Roots, String> {
         calloc: root("calloc")?,
         realloc: root("realloc")?,
         free: root("free")?,
-        malloc_trim: root("malloc_trim")?,
+        malloc_trim: exported(known, "malloc_trim"),
         mmap: root("mmap")?,
         munmap: root("munmap")?,
         mprotect: root("mprotect")?,
@@ -219,9 +254,10 @@ fn roots(known: &[Symbol]) -> Result<Roots, String> {
 
 /// Where the functions of malloc.c may lie.
 fn near(roots: &Roots) -> Range<u64> {
-    let public = [roots.malloc, roots.calloc, roots.realloc, roots.free, roots.malloc_trim];
-    let first = public.iter().min().copied().unwrap_or(0).saturating_sub(NEAR_BYTES);
-    first..public.iter().max().copied().unwrap_or(0).saturating_add(NEAR_BYTES)
+    let named = [roots.malloc, roots.calloc, roots.realloc, roots.free];
+    let public = || named.into_iter().chain(roots.malloc_trim);
+    let first = public().min().unwrap_or(0).saturating_sub(NEAR_BYTES);
+    first..public().max().unwrap_or(0).saturating_add(NEAR_BYTES)
 }
 
 fn functions_of(told: &Told) -> [(&'static str, &Verdict); 11] {
@@ -245,7 +281,8 @@ const WITNESSES: [(&str, &str); 3] =
     [("sysmalloc", "memory_sbrk_more"), ("systrim", "memory_sbrk_less"), ("alloc_new_heap", "memory_heap_new")];
 
 fn name(found: &mut Inference, told: &Told, code: &Code, probes: &[UsdtProbe], version: Option<&str>) {
-    let Code { frames, public, parts } = code;
+    let Code { frames, public, parts, era } = code;
+    let version = version.or(*era);
     for (name, verdict) in functions_of(told) {
         let vaddr = match verdict {
             Ok(Some(vaddr)) => *vaddr,
@@ -255,6 +292,10 @@ fn name(found: &mut Inference, told: &Told, code: &Code, probes: &[UsdtProbe], v
                 continue;
             }
         };
+        if version.is_none() && ["_int_free", "heap_trim"].contains(&name) {
+            found.lack(name, "what it is called in this version is not known");
+            continue;
+        }
         let pieces = parts.get(&vaddr).cloned().unwrap_or_default();
         let source = match witnessed(name, &pieces, frames, probes) {
             _ if name.starts_with("sysmalloc_") && found.unidentified.iter().any(|one| one.name == "sysmalloc") => {

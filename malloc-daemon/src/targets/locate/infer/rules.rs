@@ -22,7 +22,8 @@ pub struct Roots {
     pub calloc: u64,
     pub realloc: u64,
     pub free: u64,
-    pub malloc_trim: u64,
+    /// Not known where nothing is named.
+    pub malloc_trim: Option<u64>,
     pub mmap: u64,
     pub munmap: u64,
     pub mprotect: u64,
@@ -120,7 +121,9 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
         let mut morecore = BTreeSet::new();
         for from in [grower, systrim.clone().ok().flatten()].into_iter().flatten() {
             let callees = self.graph.whole(from).callees.clone();
-            morecore.extend(callees.into_iter().filter(|callee| self.is_morecore(*callee)));
+            // Where it is inlined, they call sbrk themselves.
+            let sbrk = self.roots.sbrk;
+            morecore.extend(callees.into_iter().filter(|callee| *callee != sbrk && self.is_morecore(*callee)));
         }
         let heap_trim = self.heap_trim(&int_free);
         Told {
@@ -267,9 +270,11 @@ impl<'data, R: ReadRef<'data>> Rules<'_, '_, 'data, R> {
     fn systrim(&mut self, growers: &[Option<u64>]) -> Verdict {
         let by_free = self.graph.reach(self.roots.free, 4);
         let mut candidates = Vec::new();
-        for function in self.graph.reach(self.roots.malloc_trim, 2).into_keys() {
+        let trim = self.roots.malloc_trim;
+        let by_trim = trim.map_or_else(|| by_free.clone(), |trim| self.graph.reach(trim, 2));
+        for function in by_trim.into_keys() {
             if by_free.contains_key(&function)
-                && function != self.roots.malloc_trim
+                && Some(function) != trim
                 && !growers.contains(&Some(function))
                 && self.morecore_uses(function) >= 2
                 && !self.graph.whole(function).callees.contains(&self.roots.mmap)
