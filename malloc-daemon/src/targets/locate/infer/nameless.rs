@@ -31,6 +31,8 @@ const GAP_BYTES: u64 = 32 << 10;
 const MARGIN_BYTES: u64 = 8 << 10;
 /// The most functions of that stretch; malloc.c has 60.
 const FUNCTIONS: usize = 1024;
+/// The most functions that may have one of its texts: a function, a part of it, a checking twin.
+const SAYING: usize = 8;
 /// The sizes of the two objects, at most.
 const MP_BYTES: u64 = 144;
 const ARENA_BYTES: u64 = 2200;
@@ -214,7 +216,7 @@ impl<'data, R: ReadRef<'data>> Program<'_, 'data, R> {
         let callocs: Vec<u64> = others
             .into_iter()
             .filter(|function| ![malloc, realloc, int_malloc].contains(function))
-            .filter(|function| self.multiplies(*function, frames) && self.hands_on(*function, int_malloc))
+            .filter(|function| self.hands_on(*function, int_malloc) && self.multiplies(*function, frames))
             .collect();
         let calloc = one("calloc", callocs)?;
         let mut public = vec![("malloc", malloc), ("free", free), ("calloc", calloc), ("realloc", realloc)];
@@ -240,6 +242,10 @@ impl<'data, R: ReadRef<'data>> Program<'_, 'data, R> {
         // A part that lies within the stretch has its function's text; the function itself refers to the data too.
         let saying: Vec<u64> =
             functions.into_iter().filter(|one| self.graph.whole(*one).references.contains(&text)).collect();
+        // Each is looked for in all of the code.
+        if saying.len() > SAYING {
+            return Err(format!("{} functions have the text of {name}", saying.len()));
+        }
         let mut parts = BTreeSet::new();
         for one in &saying {
             parts.extend(self.graph.whole(*one).parts.iter().copied().filter(|part| part != one));
