@@ -126,7 +126,10 @@ fn turns(programs: &[(PathBuf, &[&str])], stop: &AtomicBool) -> u64 {
 fn watch(daemon: &mut Child, listen: &str, length: Duration, stop: &AtomicBool) -> Result<Vec<Look>> {
     let (start, id) = (Instant::now(), daemon.id());
     let mut looks = Vec::new();
-    println!("{:>8} {:>12} {:>6} {:>8} {:>9} {:>8}", "seconds", "resident", "files", "threads", "cpu ms", "answers");
+    println!(
+        "{:>8} {:>12} {:>6} {:>8} {:>9} {:>8} {:>8}",
+        "seconds", "resident", "files", "threads", "cpu ms", "losses", "answers"
+    );
     let mut answers = 0u64;
     while start.elapsed() < length && !stop.load(Ordering::Relaxed) {
         let next = Instant::now() + LOOK_EVERY;
@@ -150,7 +153,7 @@ fn watch(daemon: &mut Child, listen: &str, length: Duration, stop: &AtomicBool) 
         if let (Some(losses), Some(look)) = (losses, look(id, start.elapsed().as_secs_f64())) {
             let look = Look { losses, ..look };
             println!(
-                "{:>8.0} {:>12} {:>6} {:>8} {:>9} {answers:>8}",
+                "{:>8.0} {:>12} {:>6} {:>8} {:>9} {losses:>8} {answers:>8}",
                 look.seconds, look.resident_bytes, look.files, look.threads, look.cpu_ms
             );
             looks.push(look);
@@ -245,7 +248,9 @@ fn judge(looks: &[Look], health: &Value) -> Result<()> {
         health["probes"].as_array().into_iter().flatten().filter(broken).map(|probe| format!("broken: {probe}")),
     );
     if losses > 0 {
-        faults.push(format!("{losses} losses: {}", health["losses"]));
+        let occurred = |loss: &&Value| loss["count"] != 0;
+        let of: Vec<&Value> = health["losses"].as_array().into_iter().flatten().filter(occurred).collect();
+        faults.push(format!("{losses} losses: {of:?}"));
     }
     if faults.is_empty() { Ok(()) } else { bail!("{}", faults.join("; ")) }
 }
