@@ -31,8 +31,8 @@ const GLIMPSES: usize = 64;
 /// fiftieth of a processor.
 const GLIMPSE_ALLOWANCE: Allowance = Allowance::new(200, 200);
 /// Stacks of mapped chunks among all processes of a machine, and as many again of the first few of each: one takes about
-/// 40 us to name, so both together a six-hundredth of a processor in the long run.
-pub const STACKS: Allowance = Allowance::new(20, 200);
+/// 40 us to name, so both together a six-hundredth of a processor in the long run. Both bursts fit into [`WAITING`].
+pub const STACKS: Allowance = Allowance::new(20, 100);
 
 /// Events after one that are looked at for another of its process.
 const LATER: usize = 64;

@@ -135,7 +135,7 @@ fn page_faults_that_were_not_asked_for_are_null() {
 fn a_storm_of_crossings_does_not_hide_how_others_cross() {
     let serving = Serving::start(&[]);
     let storm = Running::start(Command::new(victim::program("crossings_storm")).args(["100000000", "200000"]));
-    // Ten times what it may have sent at once.
+    // Twenty times what it may have sent at once.
     serving.image_when("its crossings", storm.pid(), |image| {
         !image.is_null("/crossings") && image.number("/crossings/calls") > 2000
     });
