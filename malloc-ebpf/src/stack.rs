@@ -27,34 +27,32 @@ pub fn saved(r: &pt_regs) -> [u64; SAVED_REGISTERS] {
     return [r.rbx, r.r12, r.r13, r.r14, r.r15, 0, 0, 0, 0, 0, 0, 0];
 }
 
-/// Copies the stack from `sp` upwards: the whole of [`STACK_BYTES`] or, where the stack ends before that, half of it,
-/// and half again. Returns how many bytes were copied.
+/// Copies the stack from `sp` upwards: the whole of [`STACK_BYTES`] or, where the stack ends before that, up to the end
+/// of its last page. Returns how many bytes were copied.
 ///
 /// # Safety
 ///
 /// `to` has room for [`STACK_BYTES`].
 #[inline(always)]
 pub unsafe fn copy_stack(to: *mut c_void, sp: u64) -> u64 {
-    const SIZES: [u32; 7] = [16384, 8192, 4096, 2048, 1024, 512, 256];
-    const { assert!(SIZES[0] as usize == STACK_BYTES) };
+    /// The smallest page of both architectures: stacks end where a page does.
+    const PAGE: u64 = 4096;
+    const { assert!(STACK_BYTES as u64 == 4 * PAGE) };
     let from = sp as *const c_void;
-    // SAFETY: the helper checks the source and writes no more than the size.
-    let copied = |size: u32| unsafe { bpf_probe_read_user_raw(to, size, from) } == 0;
-    // Spelled out: the verifier wants every size to be a constant.
-    if copied(SIZES[0]) {
-        u64::from(SIZES[0])
-    } else if copied(SIZES[1]) {
-        u64::from(SIZES[1])
-    } else if copied(SIZES[2]) {
-        u64::from(SIZES[2])
-    } else if copied(SIZES[3]) {
-        u64::from(SIZES[3])
-    } else if copied(SIZES[4]) {
-        u64::from(SIZES[4])
-    } else if copied(SIZES[5]) {
-        u64::from(SIZES[5])
-    } else if copied(SIZES[6]) {
-        u64::from(SIZES[6])
+    let before = sp & (PAGE - 1);
+    // SAFETY: the helper checks the source and writes no more than the size, which is at most `STACK_BYTES`.
+    let copied = |size: u64| unsafe { bpf_probe_read_user_raw(to, size as u32, from) } == 0;
+    // Spelled out: the verifier has to see of each size how large it may be.
+    if copied(4 * PAGE) {
+        4 * PAGE
+    } else if copied(4 * PAGE - before) {
+        4 * PAGE - before
+    } else if copied(3 * PAGE - before) {
+        3 * PAGE - before
+    } else if copied(2 * PAGE - before) {
+        2 * PAGE - before
+    } else if copied(PAGE - before) {
+        PAGE - before
     } else {
         0
     }

@@ -64,7 +64,8 @@ pub struct Limits {
     pub processes: usize,
     /// How long the mappings of a process that ended are kept.
     pub keep_ended: Duration,
-    /// The longest one stack may take. Loading one file is not interrupted, but is bounded by its own limits.
+    /// The longest one stack may take; ten times as long with reading the files that it leads through. Reading one file
+    /// is not interrupted, but is bounded by its own limits.
     pub deadline: Duration,
 }
 

@@ -52,6 +52,8 @@ pub struct Modules {
     named: HashMap<(ModuleId, u64), Vec<Call>>,
     /// Counts uses.
     turn: u64,
+    /// How long reading tables took so far.
+    reading: Duration,
 }
 
 /// One file.
@@ -91,7 +93,7 @@ struct Tables {
 impl Modules {
     /// None yet.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, modules: HashMap::new(), named: HashMap::new(), turn: 0 }
+        Self { limits, modules: HashMap::new(), named: HashMap::new(), turn: 0, reading: Duration::ZERO }
     }
 
     /// Whether the file is still open here.
@@ -152,7 +154,18 @@ impl Modules {
     /// The file's rules for stepping to callers.
     pub fn call_frames(&mut self, id: ModuleId) -> Option<&CallFrames> {
         self.touch(id);
-        Some(&self.modules.get_mut(&id)?.tables().call_frames)
+        let module = self.modules.get_mut(&id)?;
+        if module.tables.is_none() {
+            let start = Instant::now();
+            module.tables();
+            self.reading += start.elapsed();
+        }
+        Some(&module.tables().call_frames)
+    }
+
+    /// How long reading tables took since these modules are known: what the first stack in a file pays for all.
+    pub fn reading(&self) -> Duration {
+        self.reading
     }
 
     /// The calls at an address in the file's own numbering, the innermost first and at most `count`.
@@ -163,6 +176,8 @@ impl Modules {
         if let Some(known) = self.named.get(&(id, vaddr)) {
             return known.iter().take(count).cloned().collect();
         }
+        // Debug data is gone through at its first look-up.
+        let reads = (module.lines.is_none() || module.tables.is_none()).then(Instant::now);
         let mut calls = module.lines(debug_bytes).map(|lines| lines.calls_at(vaddr, frames)).unwrap_or_default();
         // Of the function itself, the last, debug data may know only the line, or one of libc's inner names
         // (`__GI___libc_malloc`) where the symbols have the one that people use.
@@ -176,6 +191,7 @@ impl Modules {
                 None => calls.push(Call { function: name, ..Call::default() }),
             }
         }
+        self.reading += reads.map_or(Duration::ZERO, |start| start.elapsed());
         if self.named.len() >= NAMED {
             self.named.clear();
         }

@@ -1,6 +1,6 @@
 //! Unwinds a sample frame by frame and names each address.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::modules::Modules;
 use super::processes::{Code, Glimpse, Place, Processes};
@@ -22,6 +22,26 @@ pub struct Symbolizer {
 /// Whether a process has not ended yet.
 fn is_there(pid: u32) -> bool {
     matches!(process::stat(Pid(pid)), Ok(Some(stat)) if !stat.state.has_ended())
+}
+
+/// How many times the time for a stack it may take with reading the files that it leads through.
+const READING: u32 = 10;
+
+/// The time that a stack has taken. Reading a file's tables counts apart: the first stack in it would have no names
+/// where the machine is busy, and no later one would make up for that.
+struct Clock {
+    start: Instant,
+    read_before: Duration,
+    deadline: Duration,
+}
+
+impl Clock {
+    /// `reading` is how long reading took in all until `now`.
+    fn is_late(&self, now: Instant, reading: Duration) -> bool {
+        let taken = now.saturating_duration_since(self.start);
+        let worked = taken.saturating_sub(reading.saturating_sub(self.read_before));
+        worked >= self.deadline || taken >= self.deadline.saturating_mul(READING)
+    }
 }
 
 /// A frame before it has names.
@@ -74,14 +94,15 @@ impl Symbolizer {
         self.processes.forget(pid, Instant::now());
     }
 
-    /// The calls that led to `sample`. Takes no longer than [`Limits::deadline`], except for loading one file.
+    /// The calls that led to `sample`. Takes no longer than [`Limits::deadline`] besides reading files, and
+    /// [`READING`] times as long with it, except for reading one file.
     #[must_use]
     pub fn stack(&mut self, sample: &Sample<'_>) -> Stack {
         let start = Instant::now();
-        let deadline = start.checked_add(self.limits.deadline).unwrap_or(start);
+        let clock = Clock { start, read_before: self.modules.reading(), deadline: self.limits.deadline };
         self.processes.ensure(sample.pid, &mut self.modules, start);
-        let (bare, end) = self.unwind(sample, deadline);
-        let stack = self.name(sample.pid, bare, end, deadline);
+        let (bare, end) = self.unwind(sample, &clock);
+        let stack = self.name(sample.pid, bare, end, &clock);
         self.modules.trim();
         stack
     }
@@ -99,7 +120,7 @@ impl Symbolizer {
         (self.processes.len(), modules, bytes)
     }
 
-    fn unwind(&mut self, sample: &Sample<'_>, deadline: Instant) -> (Vec<Bare>, StackEnd) {
+    fn unwind(&mut self, sample: &Sample<'_>, clock: &Clock) -> (Vec<Bare>, StackEnd) {
         let stack = StackBytes {
             base: sample.sp,
             bytes: sample.stack.get(..STACK_BYTES).unwrap_or(sample.stack),
@@ -110,7 +131,7 @@ impl Symbolizer {
         let mut frames: Vec<Bare> = Vec::new();
         loop {
             let now = Instant::now();
-            if now >= deadline {
+            if clock.is_late(now, self.modules.reading()) {
                 return (frames, StackEnd::Deadline);
             }
             if frames.len() >= self.limits.frames {
@@ -148,7 +169,7 @@ impl Symbolizer {
         }
     }
 
-    fn name(&mut self, pid: u32, bare: Vec<Bare>, end: StackEnd, deadline: Instant) -> Stack {
+    fn name(&mut self, pid: u32, bare: Vec<Bare>, end: StackEnd, clock: &Clock) -> Stack {
         let mut stack = Stack { frames: Vec::new(), end };
         for frame in bare {
             let left = self.limits.frames.saturating_sub(stack.frames.len());
@@ -157,7 +178,7 @@ impl Symbolizer {
                 break;
             }
             let now = Instant::now();
-            let is_late = now >= deadline;
+            let is_late = clock.is_late(now, self.modules.reading());
             if is_late {
                 stack.end = StackEnd::Deadline;
             }
@@ -200,5 +221,22 @@ impl Symbolizer {
             inlined: at < last,
             ..frame.clone()
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_files_has_its_own_time() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let clock = Clock { start, read_before: 5 * second, deadline: second };
+        let is_late = |taken: u32, read: u32| clock.is_late(start + taken * second, (5 + read) * second);
+        assert!(!is_late(0, 0));
+        assert!(is_late(1, 0));
+        assert!(!is_late(3, 3));
+        assert!(is_late(3, 2));
+        assert!(is_late(10, 10), "not for ever");
     }
 }
