@@ -16,7 +16,7 @@ use crate::cli::Doctor;
 use crate::host::checks::{Check, Facts, Tracing, Verdict, checks, facts};
 use crate::host::file::{Root, open_in_root};
 use crate::host::kernel::Capability;
-use crate::host::process::Pid;
+use crate::host::process::{self, Pid};
 use crate::host::tracefs;
 use crate::observe::{Observer, Options, Selection};
 use crate::probes::{Capacities, Scope};
@@ -33,6 +33,11 @@ const LIBC_PATHS: [&str; 4] = [
     "/usr/lib/libc.so.6",
     "/usr/lib/x86_64-linux-gnu/libc.so.6",
 ];
+
+/// The most processes whose mappings are looked through for a C library.
+const PROCESSES: usize = 256;
+/// The most libraries that are looked into in vain.
+const VAIN: usize = 4;
 
 /// Depths that need probes in the libc.
 const PROBED: [Depth; 3] = [Depth::Sysmalloc, Depth::Arena, Depth::Call];
@@ -107,34 +112,43 @@ struct Library {
     path: PathBuf,
     located: Located,
     /// How it was found.
-    how: &'static str,
+    how: String,
 }
 
 /// It, or why there is none.
 type Libc = Result<Library, String>;
 
+/// This program's own, that of the first process that maps one, or the file at a usual place: in a container that holds
+/// this program alone the other processes of the machine have theirs.
 fn libc() -> Libc {
-    let own = std::process::id();
-    let mut why = None;
-    for (pid, how) in [(own, "this program maps it"), (1, "process 1 maps it")] {
-        let Ok(Some(found)) = candidates(Pid(pid)) else { continue };
+    let own = Pid(std::process::id());
+    let others = process::pids().unwrap_or_default().into_iter().filter(|&pid| pid != own);
+    let mut vain = Vec::new();
+    for pid in std::iter::once(own).chain(others).take(PROCESSES) {
+        if vain.len() >= VAIN {
+            break;
+        }
+        let Ok(Some(found)) = candidates(pid) else { continue };
         let Some(libc) = found.files.into_iter().find(|file| file.kind == CandidateKind::Glibc) else { continue };
-        let root = Root::Process(Pid(pid));
+        let root = Root::Process(pid);
+        let how = if pid == own { "this program maps it".to_owned() } else { format!("process {} maps it", pid.0) };
         match Contents.locate(&libc.file, root) {
             Ok(located) => return Ok(Library { root, path: libc.path, located, how }),
-            Err(error) => why = Some(format!("{}: {error}", libc.path.display())),
+            Err(error) => vain.push(format!("{}: {error}", libc.path.display())),
         }
     }
     for path in LIBC_PATHS {
         let Ok(Some(file)) = open_in_root(Root::Host, Path::new(path)) else { continue };
         match Contents.locate(&file, Root::Host) {
             Ok(located) => {
-                return Ok(Library { root: Root::Host, path: path.into(), located, how: "the usual place" });
+                let how = "the usual place".to_owned();
+                return Ok(Library { root: Root::Host, path: path.into(), located, how });
             }
-            Err(error) => why = Some(format!("{path}: {error}")),
+            Err(error) => vain.push(format!("{path}: {error}")),
         }
     }
-    Err(why.unwrap_or_else(|| "no glibc was found on this machine".to_owned()))
+    let none = || "no process here maps a glibc, and there is none at the usual places".to_owned();
+    Err(vain.pop().unwrap_or_else(none))
 }
 
 fn libc_findings(libc: &Libc) -> Vec<Finding> {
@@ -147,8 +161,9 @@ fn libc_findings(libc: &Libc) -> Vec<Finding> {
     let Library { path, located, how, .. } = match libc {
         Ok(found) => found,
         Err(why) => {
-            let remedy = "Name the file that programs here use: `malloc-daemon locate FILE` says what it allows.";
-            return vec![finding("library", Verdict::Missing, why.clone(), Some(remedy))];
+            let remedy =
+                "Each program is looked into when it is observed; `malloc-daemon locate FILE` says what one allows.";
+            return vec![finding("library", Verdict::Degraded, why.clone(), Some(remedy))];
         }
     };
     let version = match &located.kind {
@@ -206,7 +221,8 @@ struct Refused {
 }
 
 /// Loads and attaches what every depth needs, then probes the libc for this process alone; all of it is gone after. A
-/// daemon that is linked statically maps none that could be probed: the machine's stands for it.
+/// daemon that is linked statically maps none that could be probed: the machine's stands for it or, where there is none,
+/// this program's own code, on which the prices were measured.
 fn trials(lacking: &[&str], libc: Option<&Library>) -> (Vec<Finding>, Refused, Option<Arc<Calibration>>) {
     let mut refused = Refused::default();
     let started = Instant::now();
@@ -251,15 +267,21 @@ fn trials(lacking: &[&str], libc: Option<&Library>) -> (Vec<Finding>, Refused, O
     let attaching = Instant::now();
     let own = std::process::id();
     let tried = observer.probe_process(own, Depth::Call).map_err(|why| outline(&why));
+    let by_itself = observer.probed() > 0;
     let answer = match (tried, libc) {
-        (_, Some(libc)) if observer.probed() == 0 => {
+        (_, Some(libc)) if !by_itself => {
             let tried = observer.probe_path_for(libc.root, &libc.path, Scope::Process(own), Depth::Call);
             tried.map_err(|why| outline(&why.to_string())).and_then(|_| attached(&mut observer))
         }
+        (_, None) if !by_itself => match &*observer.collect().calibration {
+            Calibration::Measured(_) => Ok(()),
+            Calibration::NotMeasured(why) => Err(outline(why)),
+        },
         (tried, _) => tried.and_then(|_| attached(&mut observer)),
     };
     refused.attach = answer.as_ref().err().cloned();
-    let answer = answer.map(|()| format!("done for this process alone in {} ms", ms(attaching)));
+    let on = if by_itself || libc.is_some() { "this process" } else { "this program's own code" };
+    let answer = answer.map(|()| format!("done for {on} alone in {} ms", ms(attaching)));
     told("attach uprobes", answer.map_err(|why| (why, report())));
     let calibration = observer.collect().calibration;
     let detaching = Instant::now();

@@ -1,6 +1,6 @@
 //! What the daemon knows of processes besides their counts, read from /proc when a process is first seen.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use malloc_common::abi::{BORN_EXEC, EVENT_FORK, EVENT_MAPPED, Event, Series};
@@ -19,6 +19,10 @@ use crate::host::process::{self, Pid};
 
 /// Processes remembered at most; those that left the snapshot go first.
 const REMEMBERED: usize = 16_384;
+/// So many may be remembered beside those that were found worth it the last time: beside short programs most are over.
+const TIDY_AFTER: usize = 1024;
+/// A process that was looked at so long ago was in a snapshot, or will be in none. 15 s.
+const RECENT_NS: u64 = 15_000_000_000;
 /// Name and control group are read again after so long: they change. 30 s; where nothing was counted since, as long as
 /// the mapped files.
 const NAMES_NS: u64 = 30_000_000_000;
@@ -60,6 +64,8 @@ pub struct Census {
     expected: Option<(u32, FileKey)>,
     /// Allocators that processes were seen to map, by pid: when, nanoseconds since boot, and which it may be.
     mapped: HashMap<u32, Vec<(u64, Vec<FileKey>)>>,
+    /// How many were remembered after the last tidying.
+    tidied: usize,
 }
 
 /// The allocator that serves a process, and where its code is mapped.
@@ -110,11 +116,7 @@ impl Census {
         };
         let is_one = event.kind == EVENT_MAPPED && !keys.is_empty();
         if !keys.is_empty() {
-            let all = self.mapped.entry(pid).or_default();
-            if all.len() >= READINGS {
-                all.remove(0);
-            }
-            all.push((event.ns, keys));
+            push_last(self.mapped.entry(pid).or_default(), (event.ns, keys));
         }
         is_one
     }
@@ -167,11 +169,28 @@ impl Census {
                 _ => {}
             }
         }
-        if self.readings.len() > REMEMBERED || self.mapped.len() > REMEMBERED {
-            let held: std::collections::HashSet<u32> = images.iter().map(|image| image.slot.tgid).collect();
+        self.tidy(images, now, &exists);
+    }
+
+    /// Forgets processes that are over and told of no more, when many came since that was done last.
+    fn tidy(&mut self, images: &[Arc<RawImage>], now: u64, exists: &dyn Fn(u32) -> bool) {
+        let remembered = |census: &Self| census.readings.len().max(census.mapped.len());
+        if remembered(self) <= self.tidied + TIDY_AFTER && remembered(self) <= REMEMBERED {
+            return;
+        }
+        let held: HashSet<u32> = images.iter().map(|image| image.slot.tgid).collect();
+        // One that neither allocates nor is told of may be the parent of others.
+        let matters =
+            |pid: u32, at_ns: u64| held.contains(&pid) || now.saturating_sub(at_ns) < RECENT_NS || exists(pid);
+        self.readings.retain(|pid, all| matters(*pid, all.last().map_or(0, |last| last.at_ns)));
+        self.mapped.retain(|pid, all| matters(*pid, all.last().map_or(0, |(at_ns, _)| *at_ns)));
+        if remembered(self) > REMEMBERED {
             self.readings.retain(|pid, _| held.contains(pid));
             self.mapped.retain(|pid, _| held.contains(pid));
         }
+        self.readings.shrink_to_fit();
+        self.mapped.shrink_to_fit();
+        self.tidied = remembered(self);
     }
 
     /// Looks at one process now.
@@ -204,11 +223,7 @@ impl Census {
         if process::identity(pid).ok().flatten().is_none_or(|now| now.start_ticks != reading.start_ticks) {
             return;
         }
-        let all = self.readings.entry(pid.0).or_default();
-        if all.len() >= READINGS {
-            all.remove(0);
-        }
-        all.push(reading);
+        push_last(self.readings.entry(pid.0).or_default(), reading);
     }
 
     /// What was read last of a process, with its start in clock ticks.
@@ -319,6 +334,64 @@ impl Census {
     }
 }
 
+/// Adds one to the last few; most processes have a single one.
+fn push_last<T>(all: &mut Vec<T>, one: T) {
+    if all.len() >= READINGS {
+        all.remove(0);
+    }
+    all.reserve_exact(1);
+    all.push(one);
+}
+
+fn exists(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
 fn counted_in_user_space(row: &RawImage) -> bool {
     row.histograms.iter().any(|(index, _)| *index <= Series::Crossing.index()) || row.slot.threshold_ns != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(at_ns: u64) -> Reading {
+        Reading {
+            at_ns,
+            named_ns: at_ns,
+            counted: None,
+            start_ticks: 0,
+            comm: String::new(),
+            exe: None,
+            cgroup: None,
+            allocator: None,
+            also_mapped: Vec::new(),
+            in_front: Vec::new(),
+            no_allocator: None,
+            place: None,
+        }
+    }
+
+    fn of(pids: impl IntoIterator<Item = u32>, at_ns: u64) -> Census {
+        let readings = pids.into_iter().map(|pid| (pid, vec![reading(at_ns)])).collect();
+        Census { readings, ..Census::default() }
+    }
+
+    #[test]
+    fn processes_that_are_over_are_forgotten_when_many_came() {
+        let few = u32::try_from(TIDY_AFTER).unwrap();
+        let mut census = of(0..few, 0);
+        census.tidy(&[], RECENT_NS, &|_| false);
+        assert_eq!(census.readings.len(), TIDY_AFTER, "not before there are many");
+        census.readings.insert(few, vec![reading(RECENT_NS)]);
+        census.tidy(&[], RECENT_NS, &|pid| pid == 7);
+        let mut left: Vec<u32> = census.readings.keys().copied().collect();
+        left.sort_unstable();
+        assert_eq!(left, [7, few], "the one that lives, and the one that was looked at a moment ago");
+        assert_eq!(census.tidied, 2);
+        let mut crowd = of(0..=u32::try_from(REMEMBERED).unwrap(), 0);
+        crowd.tidy(&[], RECENT_NS, &|_| true);
+        assert_eq!(crowd.readings.len(), 0, "no more than the ceiling, even if all of them live");
+    }
 }

@@ -60,7 +60,7 @@ pub struct Grounds<'a> {
     pub not_started: Option<&'a str>,
     /// Why no probe can be attached to a program.
     pub not_attached: Option<&'a str>,
-    /// Why no libc was looked into.
+    /// Why no libc could be looked into.
     pub no_libc: Option<&'a str>,
     /// How many probes the libc offers at a depth.
     pub hooks: &'a dyn Fn(Depth) -> usize,
@@ -83,8 +83,12 @@ fn judge(depth: Depth, grounds: Grounds<'_>) -> DepthFinding {
     if depth == Depth::Syscall {
         return fine;
     }
-    if let Some(why) = grounds.not_attached.or(grounds.no_libc) {
+    if let Some(why) = grounds.not_attached {
         return because(Verdict::Missing, why.to_owned());
+    }
+    // Probes go in, but what they can go to is known of each program only when it is observed.
+    if let Some(why) = grounds.no_libc {
+        return because(Verdict::Degraded, format!("not known beforehand: {why}"));
     }
     match ((grounds.hooks)(depth), (grounds.lacks)(depth)) {
         (0, why) => because(Verdict::Missing, why.unwrap_or_else(|| "this libc offers no probe for it".to_owned())),
@@ -289,12 +293,17 @@ mod tests {
     }
 
     #[test]
-    fn without_uprobes_or_a_libc_system_calls_remain() {
+    fn without_uprobes_or_a_probe_in_the_libc_system_calls_remain() {
         use Verdict::{Missing, Ok};
         let expected = [Ok, Missing, Missing, Missing];
         assert_eq!(verdicts(Grounds { not_attached: Some("no"), ..good() }), expected);
-        assert_eq!(verdicts(Grounds { no_libc: Some("none"), ..good() }), expected);
         assert_eq!(verdicts(Grounds { hooks: &|_| 0, ..good() }), expected);
+    }
+
+    #[test]
+    fn where_no_libc_is_found_the_programs_may_still_have_one() {
+        use Verdict::{Degraded, Ok};
+        assert_eq!(verdicts(Grounds { no_libc: Some("none"), ..good() }), [Ok, Degraded, Degraded, Degraded]);
     }
 
     #[test]
