@@ -200,14 +200,18 @@ fn losses(health: &Value) -> Option<u64> {
     Some(health["losses"].as_array()?.iter().filter_map(|loss| loss["count"].as_u64()).sum())
 }
 
-/// Bytes an hour by which memory grew, by least squares.
+/// Bytes an hour by which memory grew, from the median of the first half of these looks to that of the second: what is
+/// taken for an answer and given back after it is in some looks and not in others, and tells nothing.
 fn slope(looks: &[Look]) -> f64 {
-    let count = looks.len() as f64;
-    let mean = |of: fn(&Look) -> f64| looks.iter().map(of).sum::<f64>() / count;
-    let (x, y) = (mean(|look| look.seconds), mean(|look| look.resident_bytes as f64));
-    let over: f64 = looks.iter().map(|look| (look.seconds - x) * (look.resident_bytes as f64 - y)).sum();
-    let under: f64 = looks.iter().map(|look| (look.seconds - x).powi(2)).sum();
-    if under == 0.0 { 0.0 } else { over / under * 3600.0 }
+    let (first, second) = looks.split_at(looks.len() / 2);
+    let median = |looks: &[Look], of: fn(&Look) -> f64| {
+        let mut values: Vec<f64> = looks.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or_default()
+    };
+    let grown = |of: fn(&Look) -> f64| median(second, of) - median(first, of);
+    let seconds = grown(|look| look.seconds);
+    if seconds == 0.0 { 0.0 } else { grown(|look| look.resident_bytes as f64) / seconds * 3600.0 }
 }
 
 fn judge(looks: &[Look], health: &Value) -> Result<()> {
@@ -276,7 +280,9 @@ mod tests {
     fn memory_that_grows_steadily_is_told_from_memory_that_wavers() {
         // 1 KiB every 5 s is 720 KiB an hour.
         assert!((slope(&looks(|n| 30_000_000 + n * 1024)) - 737_280.0).abs() < 1.0);
-        assert!(slope(&looks(|n| 30_000_000 + (n % 2) * 4096)).abs() < 50_000.0);
+        // One look in seven meets an answer of 20 MB, most of them late.
+        let answers = |n: u64| 30_000_000 + if n > 30 && n.is_multiple_of(7) { 20_000_000 } else { 0 };
+        assert!(slope(&looks(answers)).abs() < 1.0);
         let health = serde_json::json!({"status": "ok", "losses": [{"reason": "x", "count": 2}]});
         assert!(judge(&looks(|_| 30_000_000), &health).is_ok());
         assert!(judge(&looks(|n| 30_000_000 + n * 10_240), &health).is_err());
