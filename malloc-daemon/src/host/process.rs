@@ -147,6 +147,12 @@ pub fn identity(pid: Pid) -> Result<Option<ProcessIdentity>, HostError> {
     Ok(stat(pid)?.map(|stat| ProcessIdentity { pid, start_ticks: stat.start_ticks }))
 }
 
+/// Whether some process with this pid has not ended yet.
+#[must_use]
+pub fn is_there(pid: Pid) -> bool {
+    matches!(stat(pid), Ok(Some(stat)) if !stat.state.has_ended())
+}
+
 /// Whether that process, and no later one with its number, still runs. A zombie does not.
 ///
 /// # Errors

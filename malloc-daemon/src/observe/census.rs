@@ -169,11 +169,11 @@ impl Census {
                 _ => {}
             }
         }
-        self.tidy(images, now, &exists);
+        self.tidy(images, now, &|pid| process::is_there(Pid(pid)));
     }
 
     /// Forgets processes that are over and told of no more, when many came since that was done last.
-    fn tidy(&mut self, images: &[Arc<RawImage>], now: u64, exists: &dyn Fn(u32) -> bool) {
+    fn tidy(&mut self, images: &[Arc<RawImage>], now: u64, is_there: &dyn Fn(u32) -> bool) {
         let remembered = |census: &Self| census.readings.len().max(census.mapped.len());
         if remembered(self) <= self.tidied + TIDY_AFTER && remembered(self) <= REMEMBERED {
             return;
@@ -181,7 +181,7 @@ impl Census {
         let held: HashSet<u32> = images.iter().map(|image| image.slot.tgid).collect();
         // One that neither allocates nor is told of may be the parent of others.
         let matters =
-            |pid: u32, at_ns: u64| held.contains(&pid) || now.saturating_sub(at_ns) < RECENT_NS || exists(pid);
+            |pid: u32, at_ns: u64| held.contains(&pid) || now.saturating_sub(at_ns) < RECENT_NS || is_there(pid);
         self.readings.retain(|pid, all| matters(*pid, all.last().map_or(0, |last| last.at_ns)));
         self.mapped.retain(|pid, all| matters(*pid, all.last().map_or(0, |(at_ns, _)| *at_ns)));
         if remembered(self) > REMEMBERED {
@@ -341,11 +341,6 @@ fn push_last<T>(all: &mut Vec<T>, one: T) {
     }
     all.reserve_exact(1);
     all.push(one);
-}
-
-fn exists(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
 fn counted_in_user_space(row: &RawImage) -> bool {

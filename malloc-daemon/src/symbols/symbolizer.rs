@@ -19,11 +19,6 @@ pub struct Symbolizer {
     context: Context,
 }
 
-/// Whether a process has not ended yet.
-fn is_there(pid: u32) -> bool {
-    matches!(process::stat(Pid(pid)), Ok(Some(stat)) if !stat.state.has_ended())
-}
-
 /// How many times the time for a stack it may take with reading the files that it leads through.
 const READING: u32 = 10;
 
@@ -163,7 +158,9 @@ impl Symbolizer {
                 Err(Stop::Cut) => return (frames, StackEnd::StackCut),
                 Err(Stop::Corrupt) if !by_frame_pointer => return (frames, StackEnd::Corrupt),
                 // Its file could not be opened any more: what it holds is not known.
-                Err(_) if place.code.is_none() && !is_there(sample.pid) => return (frames, StackEnd::ProcessGone),
+                Err(_) if place.code.is_none() && !process::is_there(Pid(sample.pid)) => {
+                    return (frames, StackEnd::ProcessGone);
+                }
                 Err(_) => return (frames, StackEnd::NoUnwindInformation { module: place.name.to_string() }),
             }
         }

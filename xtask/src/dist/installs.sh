@@ -44,7 +44,7 @@ fi
 # It is static and stripped: what it can do is tried on the machine's libc.
 inside malloc-daemon doctor > "$work/log" 2>&1 || { cat "$work/log" >&2; fail "doctor finds this machine wanting"; }
 # As the only file of a container's image: the libc is that of the machine's other processes.
-mkdir -p "$work/image/proc" "$work/image/sys" "$work/image/tmp"
+mkdir -p "$work/image/proc" "$work/image/sys"
 cp "$work/root/usr/bin/malloc-daemon" "$work/image/"
 mount --rbind /proc "$work/image/proc"
 mount --rbind /sys "$work/image/sys"
