@@ -132,7 +132,7 @@ pub fn calls_of_the_preloaded(program: &Path, arguments: &[&str], preloaded: &Pa
 pub fn cargo_program(name: &str) -> PathBuf {
     let manifest = workspace().join("tests/programs").join(name).join("Cargo.toml");
     let directory = target_directory().join(name);
-    // jemalloc takes longer to build than any step of a test: not under its patience.
+    // An allocator takes longer to build than any step of a test: not under its patience.
     let status = Command::new("cargo")
         .args(["build", "--quiet", "--locked", "--manifest-path"])
         .arg(&manifest)

@@ -217,27 +217,35 @@ fn a_library_in_front_that_passes_calls_on_does_not_count_them_again() {
     assert!(beside.contains("interpose.so (unknown, comes first"), "{beside}");
 }
 
-// COUNT-1, COUNT-2: Rust's jemalloc lies in the executable under names of its own, and serves Rust alone.
-#[test]
-fn a_jemalloc_inside_a_rust_program_is_counted_by_its_own_names() {
-    let program = victim::cargo_program("jemalloc-victim");
+/// Rust's allocator lies in the executable under names of its own, and serves Rust alone: the victim's counts by its own words.
+fn assert_inside_a_rust_program(name: &str, kind: &str, counted: &[&str]) {
+    let program = victim::cargo_program(name);
     let mut victim = Running::start(&mut Command::new(program));
     assert_eq!(victim.read(1), b".");
     let pid = victim.pid();
     let (ended, document) = Attached::until_the_end_of(victim);
-    let image = document.image(pid, "jemalloc-victim");
-    assert_eq!(image.text("/allocator/kind"), "jemalloc");
+    let image = document.image(pid, name);
+    assert_eq!(image.text("/allocator/kind"), kind);
     assert!(image.0["allocator"]["also_mapped"].to_string().contains("libc.so.6 (glibc"), "{}", image.0["allocator"]);
     let words: Vec<&str> = ended.stdout.split_whitespace().collect();
-    let number = |name: &str| -> u64 {
-        let at = words.iter().position(|word| *word == name).expect("a number of that name");
-        words[at + 1].parse().expect("a number")
-    };
-    // Beside these Rust prints one line.
-    let near = |name: &str| {
-        let (seen, known) = (image.calls(name), number(name));
-        assert!((known..known + 16).contains(&seen), "{name}: {seen} for {known}");
-    };
-    ["malloc", "calloc", "realloc", "free"].into_iter().for_each(near);
+    for function in counted {
+        let at = words.iter().position(|word| word == function).expect("a number of that name");
+        let known: u64 = words[at + 1].parse().expect("a number");
+        // Beside these Rust prints one line.
+        let seen = image.calls(function);
+        assert!((known..known + 16).contains(&seen), "{function}: {seen} for {known}");
+    }
     assert!(image.is_null("/funnel/sysmalloc"), "{}", image.0["funnel"]);
+}
+
+// COUNT-1, COUNT-2
+#[test]
+fn a_jemalloc_inside_a_rust_program_is_counted_by_its_own_names() {
+    assert_inside_a_rust_program("jemalloc-victim", "jemalloc", &["malloc", "calloc", "realloc", "free"]);
+}
+
+// COUNT-1, COUNT-2
+#[test]
+fn a_mimalloc_inside_a_rust_program_is_counted_by_its_own_names() {
+    assert_inside_a_rust_program("mimalloc-victim", "mimalloc", &["malloc", "realloc", "free"]);
 }

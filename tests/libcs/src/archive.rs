@@ -58,7 +58,8 @@ pub fn installed(suite: &str) -> Result<Installed, String> {
 }
 
 /// `target/libcs`
-pub(crate) fn workplace() -> PathBuf {
+#[must_use]
+pub fn workplace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/libcs")
 }
 

@@ -1,5 +1,5 @@
 //! Other allocators, judged by the symbols of their own builds. What a distribution's library is stripped of, the archive of
-//! the same source package still has.
+//! the same source package still has; mimalloc, whose packages hold no archive, is built from its source.
 //!
 //! - The archive is linked whole into a library or program of its own, which is located in with its full symbol table and
 //!   after `strip`: the same probes, cookies and version. Each entry is held against the full table as `nm` prints it: the
@@ -7,8 +7,8 @@
 //! - jemalloc's archive holds the very objects of Debian's library: for each function that is probed in the stripped library, the
 //!   archive has one of that name, that length and those bytes, fields left out that the linker fills.
 //!
-//! Not compared: the code of gperftools' library, since libtool compiles an archive's objects apart from a library's; and
-//! mimalloc, whose -dev packages (2.0.9, 3.0.1, 3.6.0) hold no archive.
+//! Not compared: the code of Debian's libraries of gperftools, since libtool compiles an archive's objects apart from a
+//! library's, and of mimalloc. Their probes are held against their exports.
 #![cfg(feature = "archives")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use libc_tests::archive::{ARCHES, versioned_package};
+use libc_tests::archive::{ARCHES, versioned_package, workplace};
 use libc_tests::compare::places;
 use libc_tests::independent::File;
 use malloc_common::site::Role;
@@ -26,7 +26,7 @@ use object::{LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, R
 
 const SUITES: [&str; 3] = ["bookworm", "trixie", "sid"];
 
-/// One allocator's archive, and how it is linked.
+/// One allocator's archive in a package of Debian's.
 #[derive(Clone, Copy)]
 struct Archive {
     kind: &'static str,
@@ -35,8 +35,11 @@ struct Archive {
     flags: &'static [&'static str],
 }
 
+/// How a library is linked of it.
+const LIBRARY: [&str; 1] = ["-shared"];
+
 const ARCHIVES: [Archive; 2] = [
-    Archive { kind: "jemalloc", package: "libjemalloc-dev", file: "libjemalloc_pic.a", flags: &["-shared"] },
+    Archive { kind: "jemalloc", package: "libjemalloc-dev", file: "libjemalloc_pic.a", flags: &LIBRARY },
     // Its objects are for executables; exporting all of it leaves what `strip` leaves of a library.
     Archive {
         kind: "tcmalloc",
@@ -45,6 +48,9 @@ const ARCHIVES: [Archive; 2] = [
         flags: &["-pie", "-rdynamic"],
     },
 ];
+
+/// mimalloc's source as its crate has it: its own names alone, and those of the C library, too.
+const MIMALLOCS: [&[&str]; 4] = [&[], &["override"], &["v2"], &["v2", "override"]];
 
 fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("{:?}: {error}", command.get_program()))?;
@@ -60,11 +66,11 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// Links the archive whole; the result, and the same without symbols.
-fn linked(archive: Archive, path: &Path, place: &Path) -> Result<[PathBuf; 2], String> {
+fn linked(path: &Path, flags: &[&str], place: &Path) -> Result<[PathBuf; 2], String> {
     let (main, whole, stripped) = (place.join("main.c"), place.join("whole"), place.join("stripped"));
     fs::write(&main, "int main(void) { return 0; }\n").map_err(|error| error.to_string())?;
     let mut linker = Command::new("c++");
-    linker.args(archive.flags).arg("-o").arg(&whole).args(["-x", "c"]).arg(&main).args(["-x", "none"]);
+    linker.args(flags).arg("-o").arg(&whole).args(["-x", "c"]).arg(&main).args(["-x", "none"]);
     linker.arg("-Wl,--whole-archive").arg(path).arg("-Wl,--no-whole-archive");
     // A later release's archive may ask for what this one's libraries lack: nothing is run.
     run(linker.args(["-Wl,--unresolved-symbols=ignore-all", "-lpthread", "-ldl", "-lm"]))?;
@@ -185,14 +191,9 @@ fn against_archive(suite: &str, version: &str, archive: &Path, place: &Path) -> 
     Ok((compared, wrong))
 }
 
-fn look(suite: &str, archive: Archive) -> Result<(String, Vec<String>), String> {
-    let (unpacked, version) = versioned_package(suite, ARCHES[0], archive.package)?;
-    let path = unpacked.join("usr/lib").join(ARCHES[0].triplet).join(archive.file);
-    let place = unpacked.join("judged");
-    // What an earlier run left may be of another version.
-    let _ = fs::remove_dir_all(&place);
-    fs::create_dir_all(&place).map_err(|error| error.to_string())?;
-    let [whole, stripped] = linked(archive, &path, &place)?;
+/// Locates in what is linked of an archive, with its symbols and without; what was compared, for people.
+fn judged(kind: &str, path: &Path, flags: &[&str], place: &Path) -> Result<(String, Vec<String>), String> {
+    let [whole, stripped] = linked(path, flags, place)?;
     let (named, bare) = (File::read(&whole)?, read(&stripped)?);
     let truth = analyse(&*named.bytes, None).map_err(|error| error.to_string())?;
     let told = analyse(&*bare, None).map_err(|error| error.to_string())?;
@@ -202,13 +203,29 @@ fn look(suite: &str, archive: Archive) -> Result<(String, Vec<String>), String> 
             wrong.push(what);
         }
     };
-    check(told.kind.name() == archive.kind, format!("it is told as {:?}", told.kind));
+    check(told.kind.name() == kind, format!("it is told as {:?}", told.kind));
     check(told.kind == truth.kind, format!("{:?} with symbols, {:?} without", truth.kind, told.kind));
     check(compared > 12, format!("only {compared} things are told"));
     let (mine, real): (BTreeSet<_>, BTreeSet<_>) =
         (places(&told).into_iter().collect(), places(&truth).into_iter().collect());
     check(mine == real, format!("without symbols other probes: {:x?}", mine.symmetric_difference(&real)));
-    let mut line = format!("{version}: {} probes, {compared} held against its symbols", told.hooks.len());
+    let version = told.version().unwrap_or("unidentified");
+    Ok((format!("told as {version}, {} probes, {compared} held against its symbols", told.hooks.len()), wrong))
+}
+
+fn anew(place: &Path) -> Result<(), String> {
+    // What an earlier run left may be of another version.
+    let _ = fs::remove_dir_all(place);
+    fs::create_dir_all(place).map_err(|error| error.to_string())
+}
+
+fn look(suite: &str, archive: Archive) -> Result<(String, Vec<String>), String> {
+    let (unpacked, version) = versioned_package(suite, ARCHES[0], archive.package)?;
+    let path = unpacked.join("usr/lib").join(ARCHES[0].triplet).join(archive.file);
+    let place = unpacked.join("judged");
+    anew(&place)?;
+    let (line, mut wrong) = judged(archive.kind, &path, archive.flags, &place)?;
+    let mut line = format!("{version}: {line}");
     if archive.kind == "jemalloc" {
         let (functions, more) = against_archive(suite, &version, &path, &place)?;
         line += &format!(", {functions} functions against Debian's library");
@@ -217,12 +234,39 @@ fn look(suite: &str, archive: Archive) -> Result<(String, Vec<String>), String> 
     Ok((line, wrong))
 }
 
+/// Builds the package around mimalloc with these features; where its archive lies.
+fn mimalloc(features: &[&str], place: &Path) -> Result<PathBuf, String> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../programs/mimalloc-victim/Cargo.toml");
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--quiet", "--locked", "--release", "--message-format=json", "--manifest-path"]).arg(manifest);
+    cargo.args(["--features", &features.join(",")]).arg("--target-dir").arg(place);
+    let told = run(&mut cargo)?;
+    let messages = told.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let built = |message: &serde_json::Value| {
+        let of = message["package_id"].as_str()?.contains("libmimalloc-sys");
+        let folder = message["out_dir"].as_str()?;
+        of.then(|| Path::new(folder).join("libmimalloc.a")).filter(|archive| archive.exists())
+    };
+    messages.filter_map(|message| built(&message)).next().ok_or_else(|| "cargo tells no archive".to_owned())
+}
+
+fn look_into_mimalloc(features: &[&str]) -> Result<(String, Vec<String>), String> {
+    let place = workplace().join("mimalloc");
+    let archive = mimalloc(features, &place)?;
+    let judgement = place.join("judged");
+    anew(&judgement)?;
+    judged("mimalloc", &archive, &LIBRARY, &judgement)
+}
+
 #[test]
 fn what_is_told_of_other_allocators_is_what_the_symbols_of_their_builds_say() {
     let mut failures = Vec::new();
-    for (suite, archive) in SUITES.iter().flat_map(|suite| ARCHIVES.map(|archive| (*suite, archive))) {
-        let column = format!("{} of {suite}", archive.kind);
-        match look(suite, archive) {
+    let packaged = SUITES.iter().flat_map(|suite| ARCHIVES.map(|archive| (*suite, archive)));
+    let looked = packaged
+        .map(|(suite, archive)| (format!("{} of {suite}", archive.kind), look(suite, archive)))
+        .chain(MIMALLOCS.map(|features| (format!("mimalloc with {features:?}"), look_into_mimalloc(features))));
+    for (column, result) in looked {
+        match result {
             Ok((line, wrong)) => {
                 println!("{column}: {line}, {} wrong", wrong.len());
                 failures.extend(wrong.into_iter().map(|wrong| format!("{column}: {wrong}")));

@@ -37,7 +37,7 @@ pub struct Recognised {
 /// # Errors
 /// When its symbol tables cannot be read.
 pub fn recognise<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<Option<Recognised>, ElfError> {
-    const MARKS: [&str; 11] = [
+    const MARKS: [&str; 12] = [
         "malloc",
         "free",
         "mallocx",
@@ -47,6 +47,7 @@ pub fn recognise<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<Option
         "je_mallocx",
         "tc_malloc",
         "mi_malloc",
+        "mi_malloc_aligned",
         "mi_free",
         "__libc_malloc_impl",
     ];
@@ -57,7 +58,8 @@ pub fn recognise<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>) -> Result<Option
         if has("tc_malloc") && has("malloc") {
             return of(Family::Tcmalloc, "");
         }
-        if has("mi_malloc") && has("mi_free") {
+        // Of a library that is linked into a program only what it calls is left: in Rust's the aligned function.
+        if (has("mi_malloc") || has("mi_malloc_aligned")) && has("mi_free") {
             return of(Family::Mimalloc, "");
         }
         for prefix in JEMALLOC_PREFIXES {
@@ -252,13 +254,20 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
             functions,
             entries,
         };
-        code.decode(is_library && r.family != Family::Musl, &cold);
+        let internals = match is_library {
+            true => Vec::new(),
+            false => symbols::read(elf, Table::Full, Source::Symtab, |name| r.family.owns(name, r.prefix))?
+                .unwrap_or_default(),
+        };
+        let inner: Vec<&Symbol> = cold.into_iter().chain(&internals).filter(|s| elf.is_code(s.vaddr)).collect();
+        code.decode(is_library && r.family != Family::Musl, &inner);
         Ok(Some(code))
     }
 
     /// Decodes the entries' bodies and, of an allocator's own library, all code: what it calls of itself anywhere is not
-    /// the program's. musl's library is a whole C library, whose `strdup` calls `malloc` for the program.
-    fn decode(&mut self, is_allocators_own: bool, cold: &[&Symbol]) {
+    /// the program's. musl's library is a whole C library, whose `strdup` calls `malloc` for the program. Of a program
+    /// that holds an allocator those functions are decoded that its names tell as the allocator's: `inner`.
+    fn decode(&mut self, is_allocators_own: bool, inner: &[&Symbol]) {
         let (elf, machine) = (self.elf, self.machine);
         let stretch = |vaddr: u64, size: u64| {
             let code = elf.bytes_at(vaddr, size)?;
@@ -289,7 +298,13 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
                 let size = if function.size == 0 { UNSIZED_BYTES } else { function.size.min(BODY_LIMIT) };
                 self.stretches.extend(stretch(*vaddr, size));
             }
-            self.stretches.extend(cold.iter().filter_map(|symbol| stretch(symbol.vaddr, symbol.size.min(BODY_LIMIT))));
+            let mut left = SWEEP_LIMIT;
+            let inner: BTreeMap<u64, u64> = inner.iter().map(|symbol| (symbol.vaddr, symbol.size)).collect();
+            for (vaddr, size) in inner.into_iter().filter(|(vaddr, _)| !self.functions.contains_key(vaddr)) {
+                let size = size.min(BODY_LIMIT).min(left);
+                left -= size;
+                self.stretches.extend(stretch(vaddr, size));
+            }
         }
         let all = self.stretches.iter().flat_map(|stretch| &stretch.body);
         self.targets = all.filter_map(|instruction| instruction.flow.target()).collect();

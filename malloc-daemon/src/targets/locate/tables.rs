@@ -90,6 +90,17 @@ impl Family {
         }
     }
 
+    /// Whether a function of that name in a program is the allocator's, public or not, where its names tell that.
+    #[must_use]
+    pub fn owns(self, name: &str, prefix: &str) -> bool {
+        match self {
+            Family::Mimalloc => name.starts_with("mi_") || name.starts_with("_mi_"),
+            // Its own functions are named so where the public ones have no prefix.
+            Family::Jemalloc => name.starts_with(if prefix.is_empty() { "je_" } else { prefix }),
+            Family::Tcmalloc | Family::Musl => false,
+        }
+    }
+
     /// What a call of `name` means: as a call of which function it counts.
     #[must_use]
     pub fn meaning(self, name: &str, prefix: &str) -> Option<Function> {
@@ -210,6 +221,14 @@ mod tests {
         assert_eq!(Family::Jemalloc.meaning("malloc", "_rjem_"), None);
         assert_eq!(Family::Jemalloc.meaning("_Znwm", "_rjem_"), None);
         assert_eq!(Family::Jemalloc.meaning("_rjem_je_malloc_default", "_rjem_"), None);
+    }
+
+    #[test]
+    fn an_allocators_inner_functions_are_told_by_their_names() {
+        assert!(Family::Mimalloc.owns("mi_theap_realloc_zero_aligned_at", ""));
+        assert!(Family::Mimalloc.owns("_mi_theap_init", "") && !Family::Mimalloc.owns("minimum", ""));
+        assert!(Family::Jemalloc.owns("_rjem_je_arena_malloc_hard", "_rjem_"));
+        assert!(Family::Jemalloc.owns("je_arena_malloc_hard", "") && !Family::Jemalloc.owns("je_malloc", "_rjem_"));
     }
 
     #[test]
