@@ -35,9 +35,14 @@ const FLAGS: [&str; 4] = ["-O1", "-g", "-fno-builtin", "-pthread"];
 /// Between two looks at the daemon.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Resident memory may grow this fast over the second half, bytes an hour: 1 MiB a day asks for a longer run than this
-/// to be told from noise; 4 MiB an hour would show within half an hour.
+/// Resident memory may grow this fast over the second half, bytes an hour. What is told is an interval: it wavers by some
+/// megabytes, so that half an hour tells 16 MiB an hour from nothing, and a night 1 MiB.
 const GROWTH_BYTES_AN_HOUR: f64 = 4.0 * 1024.0 * 1024.0;
+
+/// Parts of the second half that a trend is drawn through, and the quantile of Student's distribution at 0.975 with two
+/// degrees of freedom less.
+const PARTS: usize = 10;
+const STUDENT: f64 = 2.306;
 
 /// One look.
 #[derive(Clone, Copy, Debug)]
@@ -204,9 +209,14 @@ fn losses(health: &Value) -> Option<u64> {
 /// The median of some figure: what is taken for an answer and given back after it, or a batch of probes being detached by
 /// as many threads, is in some looks and not in others, and tells nothing of growth.
 fn median(looks: &[Look], of: fn(&Look) -> f64) -> f64 {
+    quantile(looks, 2, of)
+}
+
+/// The value that one in so many looks is below.
+fn quantile(looks: &[Look], one_in: usize, of: fn(&Look) -> f64) -> f64 {
     let mut values: Vec<f64> = looks.iter().map(of).collect();
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+    values.get(values.len() / one_in).copied().unwrap_or_default()
 }
 
 /// By how much the median of a figure is higher in the second half of these looks than in the first.
@@ -215,10 +225,20 @@ fn grown(looks: &[Look], of: fn(&Look) -> f64) -> f64 {
     median(second, of) - median(first, of)
 }
 
-/// Bytes an hour by which memory grew.
-fn slope(looks: &[Look]) -> f64 {
-    let seconds = grown(looks, |look| look.seconds);
-    if seconds == 0.0 { 0.0 } else { grown(looks, |look| look.resident_bytes as f64) / seconds * 3600.0 }
+/// Bytes an hour by which memory grew, and how far the truth may be from that, 95 times in 100: the straight line through
+/// the lower quartiles of the parts, under the answers that are being written.
+fn slope(looks: &[Look]) -> (f64, f64) {
+    let parts: Vec<(f64, f64)> = looks
+        .chunks(looks.len().div_ceil(PARTS).max(1))
+        .map(|part| (median(part, |look| look.seconds / 3600.0), quantile(part, 4, |look| look.resident_bytes as f64)))
+        .collect();
+    let count = parts.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| parts.iter().map(of).sum::<f64>() / count;
+    let (hours, bytes) = (mean(|part| part.0), mean(|part| part.1));
+    let spread: f64 = parts.iter().map(|part| (part.0 - hours).powi(2)).sum();
+    let slope = parts.iter().map(|part| (part.0 - hours) * (part.1 - bytes)).sum::<f64>() / spread;
+    let left: f64 = parts.iter().map(|part| (part.1 - bytes - slope * (part.0 - hours)).powi(2)).sum();
+    (slope, STUDENT * (left / (count - 2.0) / spread).sqrt())
 }
 
 fn judge(looks: &[Look], health: &Value) -> Result<()> {
@@ -227,12 +247,15 @@ fn judge(looks: &[Look], health: &Value) -> Result<()> {
     let (Some(first), Some(last)) = (second_half.first(), second_half.last()) else {
         bail!("it was too short to judge")
     };
-    let growth = slope(second_half);
+    if second_half.len() < PARTS {
+        bail!("{} looks are too few to judge: run it for longer", looks.len());
+    }
+    let (growth, give) = slope(second_half);
     // System calls that were under way at the start are losses of the first look.
     let before = looks.first().map_or(0, |look| look.losses);
     let losses = losses(health).context("/v1/health tells no losses")?.saturating_sub(before);
     println!(
-        "second half: resident {} to {} bytes, {growth:+.0} bytes an hour; files {} to {}; threads {} to {}; \
+        "second half: resident {} to {} bytes, {growth:+.0} +- {give:.0} bytes an hour; files {} to {}; threads {} to {}; \
          {:.2} % of a CPU; {losses} losses; health {}",
         first.resident_bytes,
         last.resident_bytes,
@@ -244,8 +267,8 @@ fn judge(looks: &[Look], health: &Value) -> Result<()> {
         health["status"]
     );
     let mut faults = Vec::new();
-    if growth > GROWTH_BYTES_AN_HOUR {
-        faults.push(format!("resident memory grows by {growth:.0} bytes an hour"));
+    if growth - give > GROWTH_BYTES_AN_HOUR {
+        faults.push(format!("resident memory grows by {growth:.0} +- {give:.0} bytes an hour"));
     }
     // A connection or a process being looked at is open at one look and not at another.
     let (files, threads) =
@@ -288,10 +311,15 @@ mod tests {
     #[test]
     fn memory_that_grows_steadily_is_told_from_memory_that_wavers() {
         // 1 KiB every 5 s is 720 KiB an hour.
-        assert!((slope(&looks(|n| 30_000_000 + n * 1024)) - 737_280.0).abs() < 1.0);
+        let (growth, give) = slope(&looks(|n| 30_000_000 + n * 1024));
+        assert!((growth - 737_280.0).abs() + give < 1.0, "{growth} +- {give}");
         // One look in seven meets an answer of 20 MB, most of them late.
         let answers = |n: u64| 30_000_000 + if n > 30 && n.is_multiple_of(7) { 20_000_000 } else { 0 };
-        assert!(slope(&looks(answers)).abs() < 1.0);
+        assert_eq!(slope(&looks(answers)), (0.0, 0.0));
+        // Higher by 1 MB in some parts, the last among them.
+        let wavers = |n: u64| 30_000_000 + if (n / 10).is_multiple_of(3) { 1_000_000 } else { 0 };
+        let (growth, give) = slope(&looks(wavers));
+        assert!(growth.abs() < give, "{growth} +- {give}");
         let health = serde_json::json!({"status": "ok", "losses": [{"reason": "x", "count": 2}]});
         let mut looks_of_last_moment = looks(|_| 30_000_000);
         looks_of_last_moment.last_mut().unwrap().threads = 40;
@@ -301,6 +329,7 @@ mod tests {
         assert!(judge(&more_and_more, &health).is_err());
         assert!(judge(&looks(|_| 30_000_000), &health).is_ok());
         assert!(judge(&looks(|n| 30_000_000 + n * 10_240), &health).is_err());
+        assert!(judge(&looks(|_| 30_000_000)[..2 * PARTS - 2], &health).is_err(), "too few looks to tell");
     }
 
     #[test]
