@@ -6,7 +6,7 @@ use super::{
     observers::{self, ALONE, BLANK, CALL, OBSERVERS, OTHERS, SYSMALLOC},
     service::{self, CROWDS, Figures},
     statistics::{Ratio, Series, Spread, cpu_ratio},
-    workloads::{self, PAIRS, PAIRS_OF_TWO, PROGRAMS, SERVERS, WORKLOADS},
+    workloads::{PAIRS, PAIRS_OF_TWO, PROGRAMS, SERVERS, WORKLOADS},
 };
 use crate::shell;
 
@@ -53,15 +53,7 @@ pub fn render(place: &Place, results: &Results) -> String {
     for workload in WORKLOADS {
         push(&mut out, &format!("- {}: {}", workload.name, workload.shown));
     }
-    let allocator = match workloads::redis_allocator() {
-        Some(path) => format!(
-            "redis-server of this distribution is linked with `{}`: the daemon probes its public functions, and the other \
-             tools probe it beside the libc.",
-            path.file_name().unwrap_or_default().to_string_lossy()
-        ),
-        None => "redis-server is not linked with an allocator of its own: it uses the libc's.".to_owned(),
-    };
-    push(&mut out, &format!("\n`LIB` is the libc. {allocator}"));
+    push(&mut out, "\n`LIB` is the libc.");
     push(&mut out, "\n## Not run\n");
     for (what, why) in &results.not_run {
         push(&mut out, &format!("- {what}: {why}"));

@@ -2,7 +2,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{Place, workloads};
+use super::Place;
 use crate::shell;
 
 /// One way to observe.
@@ -88,7 +88,7 @@ impl Observer {
                 let blank = if blank { "MALLOC_DAEMON_BLANK=1 " } else { "" };
                 format!("{blank}malloc-daemon record --all --depth {depth} -o /dev/null")
             }
-            Kind::Bpftrace { .. } => format!("bpftrace -e '{}'", self.script(&[PathBuf::from("LIB")])),
+            Kind::Bpftrace { .. } => format!("bpftrace -e '{}'", self.script(Path::new("LIB"))),
             Kind::Perf { record } => {
                 let rest = if record { "perf record -a -e 'mdbench:*'" } else { "perf stat -a -e 'mdbench:*'" };
                 format!("perf probe -x LIB -a mdbench:malloc=malloc (and calloc, realloc, free); {rest}")
@@ -117,13 +117,13 @@ impl Observer {
             Kind::Bpftrace { .. } => {
                 installed("bpftrace")?;
                 let mut command = Command::new("bpftrace");
-                let script = self.script(&workloads::libraries(place));
+                let script = self.script(&place.libc);
                 command.args(["-e", &format!("{script} interval:ms:200 {{ printf(\"ready\\n\"); }}")]);
                 started(command.stdout(Stdio::piped()).stderr(Stdio::null()), "ready", idle)
             }
             Kind::Perf { record } => {
                 installed("perf")?;
-                perf_events(&workloads::libraries(place))?;
+                perf_events(&place.libc)?;
                 let data = place.folder.join("perf.data");
                 let mut command = Command::new("perf");
                 match record {
@@ -144,21 +144,18 @@ impl Observer {
         }
     }
 
-    fn script(&self, libraries: &[PathBuf]) -> String {
+    fn script(&self, library: &Path) -> String {
         let Kind::Bpftrace { histogram } = self.kind else { return String::new() };
-        let probes = libraries.iter().flat_map(|library| {
-            let library = library.display().to_string();
-            FUNCTIONS.map(|function| {
-                let action = match (function, histogram) {
-                    (_, false) | ("free", _) => format!("@{function} = count();"),
-                    ("calloc", _) => "@calloc = hist(arg0 * arg1);".to_owned(),
-                    ("realloc", _) => "@realloc = hist(arg1);".to_owned(),
-                    _ => format!("@{function} = hist(arg0);"),
-                };
-                format!("uprobe:{library}:{function} {{ {action} }}")
-            })
+        let probes = FUNCTIONS.map(|function| {
+            let action = match (function, histogram) {
+                (_, false) | ("free", _) => format!("@{function} = count();"),
+                ("calloc", _) => "@calloc = hist(arg0 * arg1);".to_owned(),
+                ("realloc", _) => "@realloc = hist(arg1);".to_owned(),
+                _ => format!("@{function} = hist(arg0);"),
+            };
+            format!("uprobe:{}:{function} {{ {action} }}", library.display())
         });
-        probes.collect::<Vec<_>>().join(" ")
+        probes.join(" ")
     }
 }
 
@@ -241,18 +238,16 @@ fn end(mut child: Child) -> Result<()> {
     bail!("it did not end within {} s of an interrupt", PATIENCE.as_secs())
 }
 
-fn perf_events(libraries: &[PathBuf]) -> Result<()> {
+fn perf_events(library: &Path) -> Result<()> {
     delete_events();
-    for (n, library) in libraries.iter().enumerate() {
-        for function in FUNCTIONS {
-            let event = format!("{GROUP}:{function}{n}={function}");
-            let mut command = Command::new("perf");
-            command.arg("probe").arg("-x").arg(library).arg("-a").arg(&event);
-            let output = command.output().context("perf does not start")?;
-            if !output.status.success() {
-                let text = String::from_utf8_lossy(&output.stderr);
-                bail!("perf probe {event}: {}", text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default());
-            }
+    for function in FUNCTIONS {
+        let event = format!("{GROUP}:{function}={function}");
+        let mut command = Command::new("perf");
+        command.arg("probe").arg("-x").arg(library).arg("-a").arg(&event);
+        let output = command.output().context("perf does not start")?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            bail!("perf probe {event}: {}", text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default());
         }
     }
     Ok(())
@@ -282,10 +277,10 @@ mod tests {
     }
 
     #[test]
-    fn every_function_of_every_library_is_in_a_script() {
-        let script = OBSERVERS[OTHERS + 1].script(&[PathBuf::from("/a.so"), PathBuf::from("/b.so")]);
-        assert_eq!(script.matches("uprobe:").count(), 8);
-        assert!(script.contains("uprobe:/b.so:calloc { @calloc = hist(arg0 * arg1); }"));
+    fn every_function_is_in_a_script() {
+        let script = OBSERVERS[OTHERS + 1].script(Path::new("/a.so"));
+        assert_eq!(script.matches("uprobe:").count(), 4);
+        assert!(script.contains("uprobe:/a.so:calloc { @calloc = hist(arg0 * arg1); }"));
         assert!(script.contains("uprobe:/a.so:free { @free = count(); }"));
     }
 }

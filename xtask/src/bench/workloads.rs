@@ -1,7 +1,7 @@
 //! The workloads: loops that do nothing else, and programs that people run.
 use std::{
+    ffi::OsStr,
     fs,
-    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -97,7 +97,8 @@ pub const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "redis-server",
-        shown: "redis-benchmark -n 20000 -t set,get -d 100 over a Unix socket; the server's CPU time",
+        shown: "redis-benchmark -n 20000 -t set,get -d 100 over a Unix socket; the server's CPU time, with the libc's \
+                malloc: LD_PRELOAD=LIB comes before the allocator that distributions link it with",
         quick: true,
         repeats: 3,
         run: redis,
@@ -133,18 +134,6 @@ pub fn prepare(place: &Place) -> Result<()> {
     fs::write(&generated, text).with_context(|| format!("cannot write {}", generated.display()))
 }
 
-/// The libraries whose functions the other tools must probe to see all workloads: the libc, and what redis uses.
-pub fn libraries(place: &Place) -> Vec<PathBuf> {
-    std::iter::once(place.libc.clone()).chain(redis_allocator()).collect()
-}
-
-/// The allocator that redis-server is linked with, when that is not the libc.
-pub fn redis_allocator() -> Option<PathBuf> {
-    let linked = shell::capture(Command::new("ldd").arg(shell::find("redis-server")?))?;
-    let path = linked.lines().find(|line| line.contains("malloc"))?.split_once("=> ")?.1.split(' ').next()?;
-    fs::canonicalize(path).ok()
-}
-
 fn pairs(place: &Place, prepare: Prepare<'_>, arguments: &[&str]) -> Result<Sample> {
     let mut command = Command::new(place.folder.join("pairs"));
     prepare(command.args(arguments).stdout(Stdio::piped()).stdin(Stdio::null()));
@@ -171,6 +160,12 @@ fn redis(place: &Place, prepare: Prepare<'_>) -> Result<Sample> {
     let mut command = Command::new("redis-server");
     command.args(["--port", "0", "--save", "", "--appendonly", "no", "--daemonize", "no", "--unixsocket"]).arg(&socket);
     prepare(command.current_dir(&place.folder).stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null()));
+    // Behind what an observer preloads, before what the server is linked with.
+    let preload = |(name, value): (&OsStr, Option<&OsStr>)| (name == "LD_PRELOAD").then_some(value?.to_owned());
+    let mut preloaded = command.get_envs().find_map(preload).unwrap_or_default();
+    preloaded.push(":");
+    preloaded.push(&place.libc);
+    command.env("LD_PRELOAD", preloaded);
     let mut server = command.spawn().context("redis-server does not start")?;
     let asked = ask_redis(&socket.display().to_string(), &mut server);
     let wall = asked.inspect_err(|_| {
