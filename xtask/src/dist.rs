@@ -1,5 +1,6 @@
 //! Makes what is shipped: a static binary, an archive, a .deb and an .rpm with pages, completions, unit and dashboards.
 mod check;
+mod kubernetes;
 pub mod tree;
 
 use std::{
@@ -35,7 +36,7 @@ const TOOLS: &[(&str, &str)] = &[
 ];
 
 /// What else they are tried with.
-const TRIED_WITH: &[(&str, &str)] = &[("unshare", "util-linux"), ("curl", "curl")];
+const TRIED_WITH: &[(&str, &str)] = &[("unshare", "util-linux"), ("curl", "curl"), ("python3", "python3-venv")];
 
 /// What was made.
 pub struct Packages {
@@ -73,8 +74,10 @@ pub fn dist(workspace: &Workspace, output: Option<&Path>) -> Result<Packages> {
     Ok(made)
 }
 
-/// Installs the packages into throwaway copies of this machine's root, runs what they brought, takes them off again.
+/// Holds the manifest against Kubernetes' schemas, installs the packages into throwaway copies of this machine's root, runs
+/// what they brought, takes them off again.
 pub fn check(workspace: &Workspace) -> Result<()> {
+    kubernetes::check(workspace)?;
     let made = dist(workspace, None)?;
     check::installs(workspace, &made)
 }
