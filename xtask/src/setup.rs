@@ -24,7 +24,10 @@ const TEST_PACKAGES: &[&str] =
     &["gcc", "g++", "libc6-dev", "libc6-dbg", "sqlite3", "python3", "python3-dev", "systemd", "nodejs"];
 
 /// Packages that packages are made and tried with.
-const DIST_PACKAGES: &[&str] = &["rpm", "dpkg", "curl", "musl-tools"];
+const DIST_PACKAGES: &[&str] = &["rpm", "dpkg", "curl", "musl-tools", "python3-venv"];
+
+/// Packages that the dashboard is looked at with.
+const BROWSER_PACKAGES: &[&str] = &["chromium", "chromium-driver"];
 
 /// Packages that virtual machines are made and run with.
 const VM_PACKAGES: &[&str] = &["qemu-system-x86", "mmdebstrap", "cpio", "debian-archive-keyring"];
@@ -48,6 +51,7 @@ pub fn setup(minimal: bool) -> Result<()> {
     bring("packages for the tests", &mut || packages(TEST_PACKAGES));
     if !minimal {
         bring("packages that packages are made with", &mut || packages(DIST_PACKAGES));
+        bring("a browser", &mut || packages(BROWSER_PACKAGES));
         bring("packages that virtual machines are made with", &mut || packages(VM_PACKAGES));
     }
     bring("compiler with the sources of core", &mut compiler);
