@@ -1,7 +1,7 @@
 //! Tells the service manager what the daemon does: ready, alive, reloading, stopping. Without one nothing is sent.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::sync::watch;
@@ -10,7 +10,7 @@ use crate::aggregate::model::{Snapshot, Verdict};
 use crate::http::Readiness;
 use crate::report::json;
 
-/// The status line is renewed this often at most.
+/// The status line is renewed this often, and more often where the watchdog is told of.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
 /// Says that the probes are in place once they are, and from then on, for as long as the observer gets on with its work,
@@ -27,19 +27,21 @@ pub async fn report(
     tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
     // A third of the time allowed: one delay does not end the service.
     let alive_every = sd_notify::watchdog_enabled().map(|time| time / 3);
-    let (mut told_alive, mut told_status) = (Instant::now(), Instant::now());
-    while progress.changed().await.is_ok() {
-        if alive_every.is_some_and(|every| told_alive.elapsed() >= every) {
-            told_alive = Instant::now();
+    loop {
+        // Not woken by each step of the observer, which makes some a second whatever happens.
+        tokio::time::sleep(alive_every.unwrap_or(STATUS_EVERY).min(STATUS_EVERY)).await;
+        match progress.has_changed() {
+            Ok(true) => progress.mark_unchanged(),
+            Ok(false) => continue,
+            Err(_) => return,
+        }
+        if alive_every.is_some() {
             tell(&[NotifyState::Watchdog]);
         }
-        if told_status.elapsed() >= STATUS_EVERY {
-            told_status = Instant::now();
-            let now = self::status(&snapshots.borrow());
-            if now != status {
-                status = now;
-                tell(&[NotifyState::Status(&status)]);
-            }
+        let now = self::status(&snapshots.borrow());
+        if now != status {
+            status = now;
+            tell(&[NotifyState::Status(&status)]);
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What the kernel tells of a loaded program, in `/proc/self/fdinfo`.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
+
+use super::{SMALL_FILE_BYTES, read_bounded};
 
 /// Times the kernel skipped the program because one was running on that processor (kernel 5.12).
 pub const RECURSION_MISSES: &str = "recursion_misses";
@@ -10,8 +13,9 @@ pub const VERIFIED_INSTRUCTIONS: &str = "verified_insns";
 /// One figure of a program; `None` on kernels that do not tell it.
 #[must_use]
 pub fn figure(program: BorrowedFd<'_>, name: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
-    parse(&text, name)
+    let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
+    let text = read_bounded(Path::new(&path), SMALL_FILE_BYTES).ok()??;
+    parse(std::str::from_utf8(&text).ok()?, name)
 }
 
 fn parse(text: &str, name: &str) -> Option<u64> {

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::maps::Device;
 use super::mounts::{Mount, mount_of, mounts};
 use super::process::Pid;
-use super::{HostError, absent_as_none, is_absence, read_bounded};
+use super::{HostError, absent_as_none, harmless, is_absence, read_bounded};
 
 /// The largest file that is opened: 512 MiB, four times the largest browser binary with its symbols stripped.
 pub const LARGEST_FILE_BYTES: u64 = 512 << 20;
@@ -198,7 +198,7 @@ pub fn open_in_root(root: Root, path: &Path) -> Result<Option<TargetFile>, FileE
         return Err(FileError::MayBlock { path: path.to_path_buf(), kind: mount.kind.clone() });
     }
     let Some(found) = absent_as_none(path, walk(&directory, path))? else { return Ok(None) };
-    verified(found, path, &known_mounts)
+    verified(found, path, || Ok(known_mounts))
 }
 
 /// Opens the file that a process maps at `range`, also when it was deleted or replaced since. Needs
@@ -223,7 +223,7 @@ fn open_link(pid: Pid, link: &str, name: &Path) -> Result<Option<TargetFile>, Fi
     let link = PathBuf::from(format!("/proc/{pid}/{link}"));
     let found = rustix::fs::open(&link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(io::Error::from);
     let Some(found) = absent_as_none(&link, found)? else { return Ok(None) };
-    verified(found, name, &mounts_of(Root::Process(pid))?)
+    verified(found, name, || mounts_of(Root::Process(pid)))
 }
 
 fn walk(directory: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
@@ -240,18 +240,26 @@ fn walk(directory: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Reopens for reading what has only been found so far (`O_PATH`: nothing is asked of the file), if it is harmless.
-fn verified(found: OwnedFd, name: &Path, known_mounts: &[Mount]) -> Result<Option<TargetFile>, FileError> {
+/// `known_mounts` is asked where its mount was not seen before.
+fn verified(
+    found: OwnedFd,
+    name: &Path,
+    known_mounts: impl FnOnce() -> Result<Vec<Mount>, HostError>,
+) -> Result<Option<TargetFile>, FileError> {
     let path = name.to_path_buf();
     let host = |error: io::Error| HostError::from_io(name, error);
     let attributes = attributes(&found).map_err(host)?;
     if FileType::from_raw_mode(u32::from(attributes.stx_mode)) != FileType::RegularFile {
         return Err(FileError::NotRegular { path });
     }
-    match mount_holding(&attributes, known_mounts)? {
-        Some(mount) if !mount.is_served_by_a_process() => {}
-        mount => {
-            let kind = mount.map_or_else(|| "unknown".to_owned(), |mount| mount.kind);
-            return Err(FileError::MayBlock { path, kind });
+    let unique = harmless::unique_mount(&found).map_err(host)?;
+    if !unique.is_some_and(harmless::is_known) {
+        match mount_holding(&attributes, &known_mounts()?)? {
+            Some(mount) if !mount.is_served_by_a_process() => unique.into_iter().for_each(harmless::remember),
+            mount => {
+                let kind = mount.map_or_else(|| "unknown".to_owned(), |mount| mount.kind);
+                return Err(FileError::MayBlock { path, kind });
+            }
         }
     }
     if attributes.stx_size > LARGEST_FILE_BYTES {

@@ -13,6 +13,7 @@ pub mod fdinfo;
 pub mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod harmless;
 pub mod kernel;
 pub mod link_map;
 pub mod maps;
@@ -86,10 +87,14 @@ fn absent_as_none<T>(path: &Path, result: io::Result<T>) -> Result<Option<T>, Ho
     }
 }
 
+/// What the first read of a small file asks for.
+const FIRST_READ_BYTES: usize = 2048;
+
 /// Reads a whole file of at most `limit_bytes`; `None` when it, or the process it tells of, is not there.
 fn read_bounded(path: &Path, limit_bytes: u64) -> Result<Option<Vec<u8>>, HostError> {
     let read = || -> io::Result<Vec<u8>> {
-        let mut content = Vec::new();
+        // Most files of /proc that are asked for come whole with the first read.
+        let mut content = Vec::with_capacity(FIRST_READ_BYTES);
         File::open(path)?.take(limit_bytes.saturating_add(1)).read_to_end(&mut content)?;
         Ok(content)
     };

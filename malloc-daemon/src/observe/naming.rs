@@ -31,8 +31,9 @@ const GLIMPSES: usize = 64;
 /// fiftieth of a processor.
 const GLIMPSE_ALLOWANCE: Allowance = Allowance::new(200, 200);
 /// Stacks of mapped chunks among all processes of a machine, and as many again of the first few of each: one takes about
-/// 40 us to name, so both together a six-hundredth of a processor in the long run. Both bursts fit into [`WAITING`].
-pub const STACKS: Allowance = Allowance::new(20, 100);
+/// 40 us to name, 200 us where its process is new, so both together a two-hundredth of a processor at most. Both bursts
+/// fit into [`WAITING`].
+pub const STACKS: Allowance = Allowance::new(10, 100);
 
 /// Events after one that are looked at for another of its process.
 const LATER: usize = 64;

@@ -139,7 +139,7 @@ fn verdicts(results: &Results) -> Vec<String> {
 fn crowds(out: &mut String, results: &Results) {
     push(
         out,
-        "`malloc-daemon serve` with its defaults, beside processes that `crowd.c` makes; CPU time over 30 s, 40 s after the \
+        "`malloc-daemon serve` with its defaults, beside processes that `crowd.c` makes; CPU time over 30 s, 80 s after the \
          start, memory then, the median and the 99th percentile of 100 answers of `/v1/snapshot`.\n",
     );
     push(out, "| | ready | CPU | resident | `/v1/snapshot` | its bytes | stopped |");

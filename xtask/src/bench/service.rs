@@ -53,8 +53,8 @@ pub struct Figures {
     pub stop_ms: f64,
 }
 
-/// Before the CPU time is taken: tables of named stacks are let go after half a minute.
-const SETTLING: Duration = Duration::from_secs(40);
+/// Before the CPU time is taken: tables of the stacks that were named at the start are let go within this time.
+const SETTLING: Duration = Duration::from_secs(80);
 /// CPU time is taken over this time.
 const WATCHED: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(60);
