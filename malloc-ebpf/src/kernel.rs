@@ -1,14 +1,13 @@
 //! Implements the tracker's `Kernel` with BPF helpers.
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_ebpf::bindings::pt_regs;
+use aya_ebpf::bindings::{BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, pt_regs};
 use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
     bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs,
 };
 use malloc_common::abi::{
-    COUNTERS, Counter, Event, Flight, Origin, SERIES, SLOT_LIVE, SLOT_REPLACED, Sample, Series, Slot,
+    COUNTERS, Counter, EVENT_CROSSING, Event, Flight, Origin, SERIES, SLOT_LIVE, SLOT_REPLACED, Sample, Series, Slot,
 };
 use malloc_common::allowance::{Allowance, FIRST_SAMPLES, RESERVED_SAMPLES, SAMPLE_EVERY_NS};
 use malloc_common::chunk::{Chunk, ChunkKey, WATCHES, Watch};
@@ -19,7 +18,7 @@ use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD, MpLayout, PtRegs
 use malloc_common::tracker::{HistogramId, Kernel, Mp, Registers, SlotId};
 
 use crate::fields::{
-    OFF_BRK, OFF_GROUP_LEADER, OFF_LIVE, OFF_MM, OFF_OOM_MM, OFF_START_TIME, OFF_TGID, read_kernel, read_signal,
+    OFF_BRK, OFF_LIVE, OFF_MM, OFF_OOM_MM, OFF_START_TIME, OFF_TGID, leader, name, read_kernel, read_signal,
 };
 use crate::machine;
 use crate::maps::{
@@ -68,6 +67,15 @@ pub fn registers(regs: *const pt_regs) -> Registers {
     return Registers { arguments: [r.regs[0], r.regs[1], r.regs[2]], sp: r.sp, ip: r.pc };
     #[cfg(not(bpf_target_arch = "aarch64"))]
     return Registers { arguments: [r.rdi, r.rsi, r.rdx], sp: r.rsp, ip: r.rip };
+}
+
+/// Whether a sample wakes the daemon: not where a long-lived process sends one after the other, which the daemon finds
+/// within half a second. The others wake it whatever waits in the ring already.
+#[inline(always)]
+fn wakeup(event: &Event) -> u64 {
+    let nth = event.values[4];
+    let waits = STACK_EVERY.load() != 0 && event.kind == EVENT_CROSSING && nth > FIRST_SAMPLES;
+    u64::from(if waits { BPF_RB_NO_WAKEUP } else { BPF_RB_FORCE_WAKEUP })
 }
 
 /// The process id of a task, for programs that are handed one.
@@ -185,12 +193,12 @@ impl Kernel for Bpf {
         // SAFETY: the index came from the free list, so this program alone writes the slot.
         unsafe {
             let task = bpf_get_current_task();
-            let leader = read_kernel::<u64>(task, &OFF_GROUP_LEADER).unwrap_or(task);
+            let leader = leader().unwrap_or(task);
             (*slot).tgid = tgid;
             (*slot).born = born;
             (*slot).start_ns = read_kernel::<u64>(leader, &OFF_START_TIME).unwrap_or(0);
             (*slot).first_ns = self.now_ns();
-            (*slot).comm = self.comm();
+            name(leader, &mut (*slot).comm);
             (*slot).threshold = INHERITED.get_ptr(&tgid).map_or(0, |threshold| *threshold);
             (*slot).state = SLOT_LIVE;
         }
@@ -214,7 +222,12 @@ impl Kernel for Bpf {
             // SAFETY: the last thread of the image runs here; nothing else writes the slot any more.
             unsafe {
                 (*slot).end_ns = self.now_ns();
-                (*slot).comm = if state == SLOT_REPLACED { (*slot).comm } else { self.comm() };
+                // Of the process: which of its threads ends last tells nothing of it.
+                if state != SLOT_REPLACED
+                    && let Some(leader) = leader()
+                {
+                    name(leader, &mut (*slot).comm);
+                }
                 (*slot).state = state;
             }
         }
@@ -415,7 +428,7 @@ impl Kernel for Bpf {
             (*at).saved = saved(&regs);
             (*at).stack_bytes = copy_stack((&raw mut (*at).stack).cast(), sp);
         }
-        entry.submit(0);
+        entry.submit(wakeup(event));
         true
     }
 

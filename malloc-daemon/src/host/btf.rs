@@ -33,6 +33,8 @@ pub struct TaskOffsets {
     pub task_signal: u32,
     /// `task_struct.tgid`, i32
     pub task_tgid: u32,
+    /// `task_struct.comm`, 16 bytes
+    pub task_comm: u32,
     /// `mm_struct.brk`, u64: the end of the heap
     pub mm_brk: u32,
     /// `signal_struct.live`, i32: threads that have not exited
@@ -77,6 +79,7 @@ pub fn task_offsets(btf: &[u8]) -> Result<TaskOffsets, BtfError> {
         task_mm: task("mm")?,
         task_signal: task("signal")?,
         task_tgid: task("tgid")?,
+        task_comm: task("comm")?,
         mm_brk: btf.offset(mm, "mm_struct", "brk")?,
         signal_live: btf.offset(signal, "signal_struct", "live")?,
         signal_oom_mm: btf.offset(signal, "signal_struct", "oom_mm").ok(),
@@ -330,6 +333,7 @@ pub(crate) mod tests {
                 ("group_leader", 2, 192),
                 (start, 1, 0x8_0000),
                 ("signal", 2, 256),
+                ("comm", 3, 768),
             ],
         );
         btf.finish()
@@ -344,6 +348,7 @@ pub(crate) mod tests {
             task_mm: 8,
             task_signal: 32,
             task_tgid: 16,
+            task_comm: 96,
             mm_brk: 48,
             signal_live: 4,
             signal_oom_mm: Some(80),

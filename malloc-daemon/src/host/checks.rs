@@ -311,6 +311,7 @@ mod tests {
             task_mm: 3,
             task_signal: 4,
             task_tgid: 5,
+            task_comm: 9,
             mm_brk: 6,
             signal_live: 7,
             signal_oom_mm: Some(8),

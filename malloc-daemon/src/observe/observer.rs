@@ -141,6 +141,7 @@ impl Observer {
                 signal: task.task_signal,
                 live: task.signal_live,
                 tgid: task.task_tgid,
+                comm: task.task_comm,
                 oom_mm: task.signal_oom_mm,
             },
             capacities: options.capacities,

@@ -99,6 +99,8 @@ pub struct Offsets {
     pub live: u32,
     /// `task_struct.tgid`
     pub tgid: u32,
+    /// `task_struct.comm`
+    pub comm: u32,
     /// `signal_struct.oom_mm`; `None`: not in this kernel
     pub oom_mm: Option<u32>,
 }
@@ -196,6 +198,7 @@ impl Object {
             .override_global("OFF_SIGNAL", &o.signal, true)
             .override_global("OFF_LIVE", &o.live, true)
             .override_global("OFF_TGID", &o.tgid, true)
+            .override_global("OFF_COMM", &o.comm, true)
             .override_global("OFF_OOM_MM", &oom_mm, true)
             .map_max_entries("SLOTS", c.slots)
             .map_max_entries("PROCESSES", c.slots)

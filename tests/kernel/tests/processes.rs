@@ -32,6 +32,15 @@ fn forked_children_have_accounts_of_their_own() {
     assert_eq!(recording.document.images().iter().filter(|image| image.comm() == "fork_noexec").count(), 4);
 }
 
+// IDENT-1: whichever thread ends last, the name is the process's.
+#[test]
+fn a_process_is_not_named_after_the_thread_that_ends_last() {
+    let recording = record("other_names", &[]);
+    let (truth, image) = recording.only();
+    assert_eq!(image.comm(), "other_names");
+    assert_functions(truth, &image);
+}
+
 // IDENT-1: one pid, two programs, two accounts.
 #[test]
 fn a_program_started_by_a_child_begins_a_new_account() {
