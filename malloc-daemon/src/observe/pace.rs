@@ -23,7 +23,7 @@ mod tests {
     #[test]
     fn a_dear_collection_is_followed_by_a_pause_that_has_an_end() {
         let second = Duration::from_secs(1);
-        assert_eq!(between(second, Duration::from_micros(500)), second);
+        assert_eq!(between(second, Duration::from_micros(400)), second);
         assert_eq!(between(second, Duration::from_millis(2)), Duration::from_secs(5));
         assert_eq!(between(second, Duration::from_secs(1)), LONGEST);
         assert_eq!(between(60 * second, Duration::from_secs(1)), 60 * second);
