@@ -68,7 +68,9 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 /// Links the archive whole; the result, and the same without symbols.
 fn linked(path: &Path, flags: &[&str], place: &Path) -> Result<[PathBuf; 2], String> {
     let (main, whole, stripped) = (place.join("main.c"), place.join("whole"), place.join("stripped"));
-    fs::write(&main, "int main(void) { return 0; }\n").map_err(|error| error.to_string())?;
+    // A library exports the allocator's functions alone.
+    let program = if flags == LIBRARY { "" } else { "int main(void) { return 0; }\n" };
+    fs::write(&main, program).map_err(|error| error.to_string())?;
     let mut linker = Command::new("c++");
     linker.args(flags).arg("-o").arg(&whole).args(["-x", "c"]).arg(&main).args(["-x", "none"]);
     linker.arg("-Wl,--whole-archive").arg(path).arg("-Wl,--no-whole-archive");

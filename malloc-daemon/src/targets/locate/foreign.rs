@@ -197,7 +197,8 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
         symbols: &[Symbol],
     ) -> Result<Option<Self>, ElfError> {
         let is_library = elf.interpreter().is_none()
-            && symbols.iter().any(|symbol| symbol.source == Source::Exports && symbol.name == "malloc");
+            && (symbols.iter().any(|symbol| symbol.source == Source::Exports && symbol.name == "malloc")
+                || exports_nothing_else(elf, r)?);
         let mut by_address: BTreeMap<u64, Vec<(&Symbol, Function)>> = BTreeMap::new();
         let mut cold = Vec::new();
         for symbol in symbols {
@@ -420,6 +421,15 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
             self.missing.push(Missing { depth: Depth::Call, what: what.to_owned(), why: why.to_owned() });
         }
     }
+}
+
+/// Whether all functions that a library exports are the allocator's, under names of its own. mimalloc has a weak
+/// `std::get_new_handler` beside them, for programs that are not C++.
+fn exports_nothing_else<'data, R: ReadRef<'data>>(elf: &Elf<'data, R>, r: Recognised) -> Result<bool, ElfError> {
+    const NEW_HANDLER: &str = "_ZSt15get_new_handlerv";
+    let is_other = |name: &str| !r.family.owns(name, r.prefix) && name != NEW_HANDLER;
+    let others = symbols::read(elf, Table::Exported, Source::Exports, is_other)?;
+    Ok(others.is_some_and(|others| !others.iter().any(|symbol| elf.is_code(symbol.vaddr))))
 }
 
 /// Whether a section holds code that the linker did not make up: a stub of the linkage table is no branch of its own.
