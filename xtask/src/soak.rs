@@ -36,7 +36,7 @@ const FLAGS: [&str; 4] = ["-O1", "-g", "-fno-builtin", "-pthread"];
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Resident memory may grow this fast over the second half, bytes an hour. What is told is an interval: it wavers by some
-/// megabytes, so that half an hour tells 16 MiB an hour from nothing, and a night 1 MiB.
+/// megabytes, so that half an hour tells some 16 MiB an hour from nothing, and a longer run less.
 const GROWTH_BYTES_AN_HOUR: f64 = 4.0 * 1024.0 * 1024.0;
 
 /// Parts of the second half that a trend is drawn through, and the quantile of Student's distribution at 0.975 with two
@@ -228,8 +228,8 @@ fn grown(looks: &[Look], of: fn(&Look) -> f64) -> f64 {
 /// Bytes an hour by which memory grew, and how far the truth may be from that, 95 times in 100: the straight line through
 /// the lower quartiles of the parts, under the answers that are being written.
 fn slope(looks: &[Look]) -> (f64, f64) {
-    let parts: Vec<(f64, f64)> = looks
-        .chunks(looks.len().div_ceil(PARTS).max(1))
+    let parts: Vec<(f64, f64)> = (0..PARTS)
+        .filter_map(|n| looks.get(looks.len() * n / PARTS..looks.len() * (n + 1) / PARTS))
         .map(|part| (median(part, |look| look.seconds / 3600.0), quantile(part, 4, |look| look.resident_bytes as f64)))
         .collect();
     let count = parts.len() as f64;

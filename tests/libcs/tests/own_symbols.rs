@@ -261,6 +261,23 @@ fn look_into_mimalloc(features: &[&str]) -> Result<(String, Vec<String>), String
 }
 
 #[test]
+fn what_a_static_program_calls_of_its_allocator_is_the_programs() {
+    let place = workplace().join("mimalloc-static");
+    let archive = mimalloc(&[], &place.join("built")).unwrap();
+    let (main, program) = (place.join("main.c"), place.join("program"));
+    let source = "void *mi_malloc(unsigned long); void mi_free(void *); int main(void) { mi_free(mi_malloc(9)); }\n";
+    fs::write(&main, source).unwrap();
+    run(Command::new("cc").arg("-static-pie").arg("-o").arg(&program).arg(&main).arg(&archive)).unwrap();
+    let located = analyse(&*read(&program).unwrap(), None).unwrap();
+    assert_eq!(located.kind.name(), "mimalloc");
+    let own = functions(&program).unwrap().into_iter().find(|(_, _, name)| name == "main").unwrap();
+    let in_main = |vaddr: u64| (own.0..own.0 + own.1).contains(&vaddr);
+    let within: Vec<_> = located.hooks.iter().filter(|hook| in_main(hook.vaddr)).collect();
+    assert!(within.is_empty(), "{within:?}");
+    assert!(located.hooks.iter().any(|hook| matches!(hook.role, Role::Transfer(_))), "its inner calls are not");
+}
+
+#[test]
 fn what_is_told_of_other_allocators_is_what_the_symbols_of_their_builds_say() {
     let mut failures = Vec::new();
     let packaged = SUITES.iter().flat_map(|suite| ARCHIVES.map(|archive| (*suite, archive)));

@@ -196,9 +196,11 @@ impl<'a, 'data, R: ReadRef<'data>> Code<'a, 'data, R> {
         r: Recognised,
         symbols: &[Symbol],
     ) -> Result<Option<Self>, ElfError> {
+        let mut exports = symbols.iter().filter(|symbol| symbol.source == Source::Exports).peekable();
+        // A static program has no interpreter either, and exports nothing.
         let is_library = elf.interpreter().is_none()
-            && (symbols.iter().any(|symbol| symbol.source == Source::Exports && symbol.name == "malloc")
-                || exports_nothing_else(elf, r)?);
+            && exports.peek().is_some()
+            && (exports.any(|symbol| symbol.name == "malloc") || exports_nothing_else(elf, r)?);
         let mut by_address: BTreeMap<u64, Vec<(&Symbol, Function)>> = BTreeMap::new();
         let mut cold = Vec::new();
         for symbol in symbols {
