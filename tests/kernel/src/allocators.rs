@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::process::run;
+use crate::process::{run, write_executable};
 use crate::victim::target_directory;
 
 /// An allocator's library and how the tests must speak to it.
@@ -71,9 +71,13 @@ pub fn musl_gcc() -> PathBuf {
             )
             .replace("/lib/ld-musl-x86_64.so.1", &loader.join("lib/ld-musl-x86_64.so.1").display().to_string());
         let own = tools.join("here.specs");
-        put(&own, &text);
-        put(&compiler, &format!("#!/bin/sh\nexec gcc \"$@\" -specs {}\n", own.display()));
-        make_executable(&compiler);
+        let unfinished = beside(&own);
+        std::fs::write(&unfinished, text).expect("a writable directory");
+        unfinished.persist(&own).expect("a writable directory");
+        let script = format!("#!/bin/sh\nexec gcc \"$@\" -specs {}\n", own.display());
+        let unfinished = beside(&compiler);
+        write_executable(&unfinished, script.as_bytes());
+        unfinished.persist(&compiler).expect("a writable directory");
     }
     compiler
 }
@@ -116,12 +120,8 @@ fn fetched(package: &str) -> PathBuf {
     root
 }
 
-fn put(path: &Path, text: &str) {
-    let unfinished = path.with_extension(format!("{}", std::process::id()));
-    std::fs::write(&unfinished, text).and_then(|()| std::fs::rename(&unfinished, path)).expect("a writable directory");
-}
-
-fn make_executable(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("a file of ours");
+/// A name of the caller's own in the same directory, under which a file is made before it is renamed.
+fn beside(path: &Path) -> tempfile::TempPath {
+    let directory = path.parent().expect("a file in a directory");
+    tempfile::NamedTempFile::new_in(directory).expect("a writable directory").into_temp_path()
 }

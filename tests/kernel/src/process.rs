@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -44,6 +45,28 @@ impl Ended {
 /// If it cannot be started or does not end within [`patience`].
 pub fn run(command: &mut Command) -> Ended {
     Running::start(command).end()
+}
+
+/// Copies a file so that the copy may be executed.
+///
+/// By another process: while this one holds the copy open for writing, a test beside the caller's may fork, and nothing
+/// can execute what a child still holds (`ETXTBSY`).
+///
+/// # Panics
+/// If it cannot be copied.
+pub fn copy_executable(from: &Path, to: &Path) {
+    let ended = run(Command::new("install").args(["-m", "755"]).arg(from).arg(to));
+    assert!(ended.status.success(), "install {} {}: {}", from.display(), to.display(), ended.stderr);
+}
+
+/// Writes a file of these bytes that may be executed, as [`copy_executable`] does.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn write_executable(path: &Path, bytes: &[u8]) {
+    let mut written = tempfile::NamedTempFile::new().expect("a temporary file");
+    written.write_all(bytes).expect("a file");
+    copy_executable(written.path(), path);
 }
 
 /// A program that runs, with its three streams in hand. Killed when dropped.

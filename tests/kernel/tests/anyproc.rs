@@ -12,7 +12,7 @@ use kernel_tests::allocators::{JEMALLOC, musl_gcc};
 use kernel_tests::compare::assert_functions;
 use kernel_tests::daemon::{Attached, Serving};
 use kernel_tests::document::Image;
-use kernel_tests::process::{Running, run, until};
+use kernel_tests::process::{Running, copy_executable, run, until};
 use kernel_tests::truth::Truth;
 use kernel_tests::victim;
 use tempfile::TempDir;
@@ -35,17 +35,10 @@ fn small_root() -> TempDir {
     let at = |path: &str| root.path().join(path.trim_start_matches('/'));
     for file in [LOADER, LIBC] {
         fs::create_dir_all(at(file).parent().expect("a directory")).expect("a directory");
-        fs::copy(file, at(file)).expect("a copy");
+        copy_executable(Path::new(file), &at(file));
     }
-    copy_program(&portable(&[]), &at("/portable"));
+    copy_executable(&portable(&[]), &at("/portable"));
     root
-}
-
-/// Copies by another process: while one of ours has the copy open for writing, a test beside this one may fork, and
-/// nothing can execute what a child still holds.
-fn copy_program(program: &Path, copy: &Path) {
-    let ended = run(Command::new("cp").arg(program).arg(copy));
-    assert!(ended.status.success(), "cp: {}", ended.stderr);
 }
 
 fn in_root(root: &Path, arguments: &[&str]) -> Running {
@@ -156,7 +149,7 @@ fn two_overlay_mounts_of_one_static_executable_count_each_call_once() {
     let program =
         victim::program_with("portable", "portable", &musl_gcc(), &["-static", "-no-pie", "-Wl,--build-id=none"]);
     let root = tempfile::tempdir().expect("a temporary directory");
-    copy_program(&program.expect("musl's compiler"), &root.path().join("portable"));
+    copy_executable(&program.expect("musl's compiler"), &root.path().join("portable"));
     assert_overlays(&root, &[]);
 }
 
@@ -290,7 +283,7 @@ fn a_deleted_executable_with_its_allocator_inside_is_counted_while_it_runs() {
     let program = portable(&["-static", "-no-pie"]);
     let directory = tempfile::tempdir().expect("a temporary directory");
     let copy = directory.path().join("portable");
-    copy_program(&program, &copy);
+    copy_executable(&program, &copy);
     let mut victim = Running::start(Command::new(&copy).args(["alias", "wait"]));
     assert_eq!(victim.read(1), b".");
     fs::remove_file(&copy).expect("deleted");

@@ -11,7 +11,7 @@ use kernel_tests::allocators::{JEMALLOC, MIMALLOC, TCMALLOC, musl_gcc, musl_stat
 use kernel_tests::compare::{assert_crossings, assert_functions, assert_functions_beyond, assert_threshold};
 use kernel_tests::daemon::{Attached, record_program, run_daemon};
 use kernel_tests::document::Image;
-use kernel_tests::process::{Running, run};
+use kernel_tests::process::{Running, copy_executable};
 use kernel_tests::truth::{Row, Truth};
 use kernel_tests::victim;
 use serde_json::Value;
@@ -159,8 +159,7 @@ impl Stripped {
     fn new(loader: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (libc, loader) = (directory.path().join("libc.so.6"), directory.path().join(loader));
-        // By another process: nothing can execute what a forked child of a test beside this one holds open.
-        assert!(run(Command::new("cp").arg(LOADER).arg(&loader)).status.success());
+        copy_executable(Path::new(LOADER), &loader);
         let told = locate(Path::new(LIBC));
         let id = told["allocator"]["build_id"].as_str().expect("a build id").to_owned();
         let digits = |at: usize| u8::from_str_radix(&id[at..at + 2], 16).expect("a digit");
@@ -237,7 +236,7 @@ fn a_stripped_libc_gives_the_same_funnel_as_one_with_symbols() {
 fn a_libc_of_another_name_is_known_by_its_content() {
     let stripped = Stripped::new("start");
     let renamed = stripped.directory.path().join("own-c.so");
-    assert!(run(Command::new("cp").arg(&stripped.libc).arg(&renamed)).status.success());
+    fs::copy(&stripped.libc, &renamed).expect("a copy");
     let program = victim::program_with("portable", "portable", Path::new("cc"), &[]).expect("a compiler");
     let mut command = Command::new(&stripped.loader);
     // Preloaded it comes before the libc of the usual name, and everything binds to it.

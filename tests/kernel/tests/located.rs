@@ -8,7 +8,7 @@ use std::process::Command;
 
 use kernel_tests::compare::assert_functions;
 use kernel_tests::daemon::{Serving, run_daemon};
-use kernel_tests::process::{Running, run};
+use kernel_tests::process::{Running, copy_executable};
 use kernel_tests::truth::Truth;
 use kernel_tests::victim;
 use rustix::process::Signal;
@@ -34,10 +34,9 @@ impl OwnRoot {
         for file in [LOADER, LIBC] {
             fs::create_dir_all(at(file).parent().expect("a directory")).expect("a directory");
         }
-        fs::copy(LOADER, at(LOADER)).expect("a copy");
+        copy_executable(Path::new(LOADER), &at(LOADER));
         let program = victim::program_with("portable", "portable", Path::new("cc"), &[]).expect("a compiler");
-        // By another process: nothing can execute what a forked child of a test beside this one holds open.
-        assert!(run(Command::new("cp").arg(program).arg(at("/portable"))).status.success());
+        copy_executable(&program, &at("/portable"));
         let old = locate(&[LIBC])["allocator"]["build_id"].as_str().expect("a build id").to_owned();
         let debug = fs::read(debug_path(Path::new("/usr/lib/debug"), &old)).expect("the libc's debug symbols");
         let changed = |bytes: Vec<u8>| with_build_id(bytes, &old, mark);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kernel_tests::document::Image;
 use kernel_tests::http::{get, try_get, try_get_unix};
-use kernel_tests::process::{Running, run, until};
+use kernel_tests::process::{Running, copy_executable, run, until};
 use kernel_tests::systemd::Systemd;
 use kernel_tests::victim::{self, workspace};
 use nix::sys::ptrace;
@@ -78,8 +78,7 @@ fn rights(release: &str, paranoid: &str) -> Option<String> {
     let generator = workspace().join("packaging/malloc-daemon-rights");
     // As it is installed: the tree's file need not be executable.
     let copy = folder.path().join("generator");
-    std::fs::copy(generator, &copy).expect("copied");
-    std::fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+    copy_executable(&generator, &copy);
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "sh", "-e", "-c", SCRIPT, "sh"]).arg(&copy).current_dir(folder.path());
     let ended = run(&mut unshare);
