@@ -113,8 +113,8 @@ fn command(args: &Record, signals: &mut Signals) -> anyhow::Result<ExitCode> {
     };
     let gated = Gated::start(&args.whom.command)?;
     let pid = gated.pid();
-    if let Some(key) = serving {
-        observer.expect(pid, key);
+    if let Some(serving) = serving {
+        observer.expect(pid, serving);
     }
     let process = handle(pid)?;
     observer.follow(pid)?;

@@ -15,9 +15,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid as RawPid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::aggregate::model::Verdict;
-use crate::host::file::FileKey;
 use crate::host::process::{self, Pid};
-use crate::observe::Observer;
+use crate::observe::{Expected, Observer};
 use crate::targets::Contents;
 use crate::targets::command_files::{CommandError, Surroundings, command_files};
 
@@ -29,8 +28,8 @@ pub struct Gated {
     gate: UnixStream,
 }
 
-/// Probes the files that a command will map; returns the one that will serve it.
-pub fn probe_command(observer: &mut Observer, words: &[OsString]) -> anyhow::Result<Option<FileKey>> {
+/// Probes the files that a command will map; returns what will serve it, as far as that can be told.
+pub fn probe_command(observer: &mut Observer, words: &[OsString]) -> anyhow::Result<Option<Expected>> {
     let (program, arguments) = words.split_first().context("no command is given")?;
     let environment: Vec<_> = std::env::vars_os().collect();
     let directory = std::env::current_dir().context("the working directory is gone")?;
@@ -61,7 +60,8 @@ pub fn probe_command(observer: &mut Observer, words: &[OsString]) -> anyhow::Res
             }
         }
     }
-    Ok(serving)
+    let untold = || files.executables.last().and_then(|program| observer.untold(program)).map(Err);
+    Ok(serving.map(Ok).or_else(untold))
 }
 
 impl Gated {

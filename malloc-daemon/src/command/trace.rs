@@ -81,7 +81,7 @@ pub fn run(args: &Trace) -> anyhow::Result<ExitCode> {
         }
         None => {
             let mut observer = Observer::start(recording(Depth::Call, Selection::Chosen, true, false))?;
-            let key = probe_command(&mut observer, &args.whom.command)?;
+            let key = probe_command(&mut observer, &args.whom.command)?.and_then(Result::ok);
             let gated = Gated::start(&args.whom.command)?;
             let pid = gated.pid();
             let process = handle(pid)?;

@@ -61,7 +61,7 @@ struct Reading {
 #[derive(Debug, Default)]
 pub struct Census {
     readings: HashMap<u32, Vec<Reading>>,
-    expected: Option<(u32, FileKey)>,
+    expected: Option<(u32, Expected)>,
     /// Allocators that processes were seen to map, by pid: when, nanoseconds since boot, and which it may be.
     mapped: HashMap<u32, Vec<(u64, Vec<FileKey>)>>,
     /// How many were remembered after the last tidying.
@@ -83,6 +83,9 @@ pub struct Serving {
     pub in_front: Vec<String>,
 }
 
+/// What will serve a process that is about to start: a file, or why none is known.
+pub type Expected = Result<FileKey, String>;
+
 /// What a look at a process's files found.
 pub type Found = Result<Option<Serving>, String>;
 
@@ -100,9 +103,9 @@ impl Reading {
 }
 
 impl Census {
-    /// Remembers which file will serve a process that is about to start.
-    pub fn expect(&mut self, pid: u32, key: FileKey) {
-        self.expected = Some((pid, key));
+    /// Remembers what will serve a process that is about to start.
+    pub fn expect(&mut self, pid: u32, expected: Expected) {
+        self.expected = Some((pid, expected));
     }
 
     /// Remembers the allocator that a process maps, or is forked with: it may be over before it is looked at. True when
@@ -267,9 +270,10 @@ impl Census {
         let reading = self.reading(row);
         // A process that ended before it was looked at is known by what its probes counted.
         let seen = self.seen(row, files);
+        let foreseen = self.expected.as_ref().filter(|(pid, _)| *pid == id.pid).map(|(_, expected)| expected);
         let expected = || match seen {
             [key] => Some(*key),
-            [] => self.expected.filter(|(pid, _)| *pid == id.pid).map(|(_, key)| key),
+            [] => foreseen.and_then(|expected| expected.as_ref().ok().copied()),
             _ => None,
         };
         let allocator = match reading {
@@ -323,7 +327,10 @@ impl Census {
             facts.told = candidates.told_by_all();
         } else if depth > Depth::Syscall {
             let why = reading.and_then(|r| r.no_allocator.clone());
-            let why = why.unwrap_or_else(|| "it ended before its allocator could be told".to_owned());
+            let why = why.unwrap_or_else(|| match foreseen {
+                Some(Err(why)) => format!("it ended before it was looked at; of the command: {why}"),
+                _ => "it ended before its allocator could be told".to_owned(),
+            });
             facts.not_measured = [Depth::Sysmalloc, Depth::Arena, Depth::Call]
                 .into_iter()
                 .filter(|level| *level <= depth)

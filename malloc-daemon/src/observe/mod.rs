@@ -27,6 +27,7 @@ mod threshold;
 mod windows;
 
 pub use calibrate::own_file_offset;
+pub use census::Expected;
 pub use files::{FileRefused, PROBED_FILES};
 pub use observer::Observer;
 pub use options::{Options, Probing, Selection, StartError};

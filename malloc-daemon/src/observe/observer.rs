@@ -13,7 +13,7 @@ use malloc_common::depth::Depth;
 
 use super::cache::Cache;
 use super::calibrate::calibrate_while;
-use super::census::{Census, Found, Serving};
+use super::census::{Census, Expected, Found, Serving};
 use super::cpu::{self, CpuTimes};
 use super::disused::Disused;
 use super::faults;
@@ -381,9 +381,9 @@ impl Observer {
         Some(next.map_or(files, |next| next.min(files)))
     }
 
-    /// Says which file will serve a process, for one that may end before it can be looked at.
-    pub fn expect(&mut self, pid: u32, key: FileKey) {
-        self.census.expect(pid, key);
+    /// Says what will serve a process, for one that may end before it can be looked at.
+    pub fn expect(&mut self, pid: u32, expected: Expected) {
+        self.census.expect(pid, expected);
     }
 
     /// What is true now.

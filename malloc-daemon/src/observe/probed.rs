@@ -6,7 +6,7 @@ use malloc_common::depth::Depth;
 
 use super::files::FileRefused;
 use super::observer::Observer;
-use super::serving::may_serve;
+use super::serving::{HIDDEN, may_serve};
 use crate::host::file::{FileKey, Root, open_in_root};
 use crate::probes::Scope;
 use crate::targets::{Contents, ElfFacts};
@@ -40,6 +40,13 @@ impl Observer {
         let key = self.files.admit(file, root)?;
         self.files.attach(&mut self.object, &key, scope, depth);
         Ok(Some(key))
+    }
+
+    /// Why what is `malloc` in a program cannot be told, where that is so.
+    #[must_use]
+    pub fn untold(&self, path: &Path) -> Option<String> {
+        let file = open_in_root(Root::Host, path).ok().flatten()?;
+        Contents.hides_its_functions(&file).then(|| HIDDEN.to_owned())
     }
 
     /// How far `main_arena` lies from `mp_` in a file, bytes, for display.

@@ -13,7 +13,7 @@ use crate::targets::discover::{self, CandidateKind};
 use crate::targets::{Contents, ElfFacts};
 
 /// Why a static program without symbols is not probed.
-const HIDDEN: &str = "it is a static program without symbols: what in it is malloc cannot be told";
+pub(super) const HIDDEN: &str = "it is a static program without symbols: what in it is malloc cannot be told";
 /// After every place in a dynamic linker's list.
 const OUT_OF_ORDER: usize = 1 << 16;
 

@@ -199,7 +199,6 @@ fn open_by_path(pid: Pid, mapping: &Mapping) -> Result<Option<TargetFile>, Unsee
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::os::unix::fs::PermissionsExt;
     use std::process::{Command, Stdio};
 
     use super::*;
