@@ -244,20 +244,23 @@ impl Observer {
     pub fn probe_everything(&mut self, is_over: &dyn Fn() -> bool) -> Result<(), HostError> {
         let pids = process::pids()?;
         let depth = self.options.depth;
+        let mut used: Vec<FileKey> = Vec::new();
         // All thresholds are read before the first probe could see one rise.
-        for pid in pids.iter().copied().take_while(|_| !is_over()) {
+        for pid in pids.into_iter().take_while(|_| !is_over()) {
             if depth == Depth::Syscall && matches!(process::exe(pid), Ok(Some(_))) {
                 self.adopt(pid, None);
             } else if depth > Depth::Syscall
-                && let Ok(Some(serving)) = self.serving(pid, None)
+                && let Ok(Some(found)) = serving(pid, &mut self.files, &mut |_, key| {
+                    if !used.contains(&key) {
+                        used.push(key);
+                    }
+                })
             {
-                self.adopt(pid, Some(&serving));
+                self.adopt(pid, Some(&found));
             }
         }
-        if depth > Depth::Syscall {
-            for pid in pids.into_iter().take_while(|_| !is_over()) {
-                drop(self.serving(pid, Some((Scope::AllProcesses, depth))));
-            }
+        for key in used.into_iter().take_while(|_| !is_over()) {
+            self.files.attach(&mut self.object, &key, Scope::AllProcesses, depth);
         }
         Ok(())
     }
