@@ -171,9 +171,9 @@ pub const SLOT_REPLACED: u32 = 3;
 pub const SLOT_OOM_KILLED: u32 = 4;
 
 /// [`Slot::born`]: first seen in the middle of its life.
-pub const BORN_UNSEEN: u32 = 0;
+pub const BORN_UNSEEN: u16 = 0;
 /// [`Slot::born`]: its `exec` was seen.
-pub const BORN_EXEC: u32 = 1;
+pub const BORN_EXEC: u16 = 1;
 
 /// One image of a process: from `exec` (or fork, or the first event seen) to the next `exec` or the end.
 #[repr(C)]
@@ -184,7 +184,9 @@ pub struct Slot {
     /// One of the `SLOT_` constants.
     pub state: u32,
     /// One of the `BORN_` constants.
-    pub born: u32,
+    pub born: u16,
+    /// 1: something is counted in its stripes.
+    pub striped: u16,
     /// `no_dyn_threshold` as last read.
     pub threshold_pinned: u32,
     /// Start of the process, nanoseconds since boot: with `tgid` its identity.
@@ -209,9 +211,10 @@ pub struct Slot {
     pub sampled_ns: u64,
     /// Mapped chunks whose page faults are being counted.
     pub watches: [Watch; WATCHES],
-    /// Indexed by [`Series::index`]: 1 + the index of a [`Histogram`]; 0: nothing recorded yet.
+    /// Indexed by [`Series::index`]: 1 + the index of a [`Histogram`]; 0: nothing recorded yet. Those of the calls are in
+    /// its [stripes](crate::stripe).
     pub series: [u32; SERIES],
-    /// Indexed by [`Counter::index`].
+    /// Indexed by [`Counter::index`], without what its [stripes](crate::stripe) count.
     pub counters: [u64; COUNTERS],
 }
 
@@ -349,6 +352,7 @@ impl Slot {
         tgid: 0,
         state: SLOT_FREE,
         born: 0,
+        striped: 0,
         threshold_pinned: 0,
         start_ns: 0,
         first_ns: 0,

@@ -14,4 +14,5 @@ pub mod maps;
 pub mod origin;
 pub mod sample;
 pub mod site;
+pub mod stripe;
 pub mod tracker;

@@ -2,10 +2,12 @@
 
 use crate::abi::{Flight, Histogram, Slot};
 use crate::chunk::{Chunk, ChunkKey};
+use crate::stripe::{STRIPES, Stripe};
 
 /// Every map of the object. The kernel keeps 15 bytes of a name.
 pub const MAP_NAMES: &[&str] = &[
     "SLOTS",
+    "STRIPES",
     "HISTOGRAMS",
     "LOST",
     "PROCESSES",
@@ -49,11 +51,14 @@ pub const PROGRAM_NAMES: &[&str] = &[
 /// 4,096 x 1,024 bytes = 4 MiB.
 pub const SLOTS_DEFAULT: u32 = 4096;
 
+/// Stripes of all slots: 4,096 x 8 x 128 bytes = 4 MiB.
+pub const STRIPES_DEFAULT: u32 = SLOTS_DEFAULT * STRIPES;
+
 /// Hints from a process id to its slot, a power of two: 4,096 x 8 bytes (the kernel rounds up) = 32 KiB.
 pub const RECENT_SLOTS: u32 = 4096;
 
 /// Histograms of all processes together: 16,384 x 1,512 bytes = 23.6 MiB.
-/// At depth `sysmalloc` a busy process uses about ten.
+/// At depth `sysmalloc` a busy process uses about ten, at depth `call` its threads some four for each stripe they count in.
 pub const HISTOGRAMS_DEFAULT: u32 = 16384;
 
 /// Threads with a slow-path state: 16,384 x (184 + 4 bytes + the kernel's 64 of book-keeping) = 3.9 MiB.
@@ -90,7 +95,7 @@ pub const fn kernel_bytes(
     samples: u64,
 ) -> u64 {
     const ENTRY: u64 = 64;
-    slots * (size_of::<Slot>() as u64 + 2 * ENTRY + 16)
+    slots * (size_of::<Slot>() as u64 + STRIPES as u64 * size_of::<Stripe>() as u64 + 2 * ENTRY + 16)
         + histograms * (size_of::<Histogram>() as u64 + 8)
         + flights * (size_of::<Flight>() as u64 + 8 + ENTRY)
         + chunks * (size_of::<ChunkKey>() as u64 + size_of::<Chunk>() as u64 + ENTRY)
@@ -111,7 +116,7 @@ const _: () = {
             TARGETS_DEFAULT as u64,
             EVENTS_BYTES as u64,
             SAMPLES_BYTES as u64
-        ) < 41 << 20
+        ) < 45 << 20
     );
     let mut i = 0;
     while i < MAP_NAMES.len() {

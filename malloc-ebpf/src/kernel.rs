@@ -6,24 +6,22 @@ use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
     bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs,
 };
-use malloc_common::abi::{
-    COUNTERS, Counter, EVENT_CROSSING, Event, Flight, Origin, SERIES, SLOT_LIVE, SLOT_REPLACED, Sample, Series, Slot,
-};
+use malloc_common::abi::{Counter, EVENT_CROSSING, Event, Flight, Origin, SLOT_LIVE, SLOT_REPLACED, Sample, Series};
 use malloc_common::allowance::{Allowance, FIRST_SAMPLES, RESERVED_SAMPLES, SAMPLE_EVERY_NS};
 use malloc_common::chunk::{Chunk, ChunkKey, WATCHES, Watch};
-use malloc_common::histogram::{self, BUCKETS};
 use malloc_common::loss::Loss;
 use malloc_common::maps::RECENT_SLOTS;
 use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD, MpLayout, PtRegsWord};
 use malloc_common::tracker::{HistogramId, Kernel, Mp, Registers, SlotId};
 
+use crate::counts;
 use crate::fields::{
     OFF_BRK, OFF_LIVE, OFF_MM, OFF_OOM_MM, OFF_START_TIME, OFF_TGID, leader, name, read_kernel, read_signal,
 };
 use crate::machine;
 use crate::maps::{
-    CHUNKS, EVENTS, FLIGHTS, FREE_HISTS, FREE_SLOTS, HISTOGRAMS, INHERITED, LOST, PROCESSES, RECENT, SAMPLES, SLOTS,
-    STACKS, TARGETS, ZERO_FLIGHT,
+    CHUNKS, EVENTS, FLIGHTS, FREE_SLOTS, INHERITED, LOST, PROCESSES, RECENT, SAMPLES, SLOTS, STACKS, TARGETS,
+    ZERO_FLIGHT,
 };
 use crate::stack::{copy_stack, frame, saved};
 
@@ -186,7 +184,7 @@ impl Kernel for Bpf {
     }
 
     #[inline(always)]
-    fn open_slot(&self, born: u32) -> Option<SlotId> {
+    fn open_slot(&self, born: u16) -> Option<SlotId> {
         let tgid = self.tgid();
         let id = FREE_SLOTS.pop().ok()??;
         let slot = SLOTS.get_ptr_mut(id)?;
@@ -267,47 +265,17 @@ impl Kernel for Bpf {
 
     #[inline(always)]
     fn add(&self, slot: SlotId, counter: Counter, n: u64) {
-        if let Some(slot) = SLOTS.get_ptr_mut(slot) {
-            let index = machine::opaque(counter.index() as u64);
-            if index < COUNTERS as u64 {
-                // SAFETY: the index was just checked, the slot is a map value.
-                unsafe { machine::add((&raw mut (*slot).counters).cast::<u64>().add(index as usize), n) };
-            }
-        }
+        counts::add(slot, counter, n);
     }
 
     #[inline(always)]
     fn histogram(&self, slot: SlotId, series: Series) -> Option<HistogramId> {
-        let slot = SLOTS.get_ptr_mut(slot)?;
-        let at = series_of(slot, series)?;
-        // SAFETY: `at` points into the slot; the entry only ever goes from 0 to its final value while the slot lives.
-        let held = unsafe { at.read_volatile() };
-        if held != 0 {
-            return Some(held - 1);
-        }
-        let taken = FREE_HISTS.pop().ok()??;
-        // SAFETY: as above.
-        let before = unsafe { machine::replace(at, 0, taken + 1) };
-        if before == 0 {
-            return Some(taken);
-        }
-        // Another thread was faster.
-        let _ = FREE_HISTS.push(taken, 0);
-        Some(before - 1)
+        counts::histogram(slot, series)
     }
 
     #[inline(always)]
     fn record(&self, histogram: HistogramId, value: u64) {
-        if let Some(h) = HISTOGRAMS.get_ptr_mut(histogram) {
-            let bucket = machine::opaque(u64::from(histogram::bucket(value)));
-            if bucket < BUCKETS as u64 {
-                // SAFETY: the index was just checked, the histogram is a map value.
-                unsafe {
-                    machine::add((&raw mut (*h).buckets).cast::<u64>().add(bucket as usize), 1);
-                    machine::add(&raw mut (*h).sum, value);
-                }
-            }
-        }
+        counts::record(histogram, value);
     }
 
     #[inline(always)]
@@ -465,16 +433,6 @@ impl Kernel for Bpf {
         // SAFETY: the read is checked.
         unsafe { read_user(address, 0) }
     }
-}
-
-#[inline(always)]
-fn series_of(slot: *mut Slot, series: Series) -> Option<*mut u32> {
-    let index = machine::opaque(series.index() as u64);
-    if index >= SERIES as u64 {
-        return None;
-    }
-    // SAFETY: the index was just checked.
-    Some(unsafe { (&raw mut (*slot).series).cast::<u32>().add(index as usize) })
 }
 
 #[inline(always)]

@@ -10,6 +10,7 @@
 mod arena;
 mod blank;
 mod call;
+mod counts;
 mod faults;
 mod fields;
 mod kernel;

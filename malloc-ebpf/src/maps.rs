@@ -8,15 +8,21 @@ use malloc_common::chunk::{Chunk, ChunkKey};
 use malloc_common::loss::LOSSES;
 use malloc_common::maps::{
     CHUNKS_DEFAULT, EVENTS_BYTES, FLIGHTS_DEFAULT, HISTOGRAMS_DEFAULT, INHERITED as INHERITED_ENTRIES, RECENT_SLOTS,
-    SAMPLES_BYTES, SLOTS_DEFAULT, TARGETS_DEFAULT,
+    SAMPLES_BYTES, SLOTS_DEFAULT, STRIPES_DEFAULT, TARGETS_DEFAULT,
 };
+use malloc_common::stripe::Stripe;
 
 /// Slot index -> image of a process. The kernel fills and ends a slot, the daemon clears it and gives it back.
 /// The daemon maps it into memory: reading costs no system call.
 #[map]
 pub static SLOTS: Array<Slot> = Array::with_max_entries(SLOTS_DEFAULT, BPF_F_MMAPABLE);
 
-/// Histogram index -> histogram; belongs to the slot whose `series` names it.
+/// [`stripe`](malloc_common::stripe::stripe) -> what some threads of a slot's process count at the functions they call.
+/// Cleared with the slot.
+#[map]
+pub static STRIPES: Array<Stripe> = Array::with_max_entries(STRIPES_DEFAULT, BPF_F_MMAPABLE);
+
+/// Histogram index -> histogram; belongs to the slot or the stripe whose `series` names it.
 #[map]
 pub static HISTOGRAMS: Array<Histogram> = Array::with_max_entries(HISTOGRAMS_DEFAULT, BPF_F_MMAPABLE);
 

@@ -52,7 +52,7 @@ pub trait Kernel {
     fn slot(&self, tgid: u32) -> Option<SlotId>;
     /// Takes a free slot for the running process and makes it the one that counts; of two threads that
     /// try at once both get the same. Its threshold is what was kept for the process, if anything was.
-    fn open_slot(&self, born: u32) -> Option<SlotId>;
+    fn open_slot(&self, born: u16) -> Option<SlotId>;
     /// Stops counting for a process; its slot keeps what it has, with this final state.
     fn close_slot(&self, tgid: u32, state: u32);
     /// Stores what `mp_` said; returns the threshold stored before (0: none).

@@ -7,13 +7,15 @@ use std::sync::atomic::Ordering;
 
 use aya::maps::{HashMap, MapData, RingBuf, Stack};
 use malloc_common::abi::{
-    Event, FLIGHT_WORDS, HISTOGRAM_WORDS, Histogram, SERIES, SLOT_FREE, SLOT_LIVE, SLOT_WORDS, SampleRegisters, Series,
-    Slot, sample_from_bytes,
+    Event, FLIGHT_WORDS, HISTOGRAM_WORDS, SERIES, SLOT_FREE, SLOT_LIVE, SLOT_WORDS, SampleRegisters, Slot,
+    sample_from_bytes,
 };
 use malloc_common::chunk::{CHUNK_KEY_WORDS, CHUNK_WORDS, Chunk, ChunkKey};
 use malloc_common::loss::LOSSES;
+use malloc_common::stripe::{STRIPE_WORDS, STRIPES};
 use malloc_common::tracker::empty_flight;
 
+use super::rows::Rows;
 use super::{Collector, EventSource, RawImage, RawSnapshot};
 use crate::host::fdinfo;
 use crate::probes::{LoadError, MappedArray, Object};
@@ -34,8 +36,7 @@ pub enum CollectError {
 
 /// The maps of a loaded object.
 pub struct BpfCollector {
-    slots: Arc<MappedArray>,
-    histograms: Arc<MappedArray>,
+    rows: Rows,
     lost: MappedArray,
     free_slots: Stack<MapData, u32>,
     free_histograms: Stack<MapData, u32>,
@@ -65,8 +66,11 @@ impl BpfCollector {
             let fd = object.map_fd(name)?.try_clone_to_owned().map_err(|error| CollectError::Mapping(name, error))?;
             Ok(MappedArray::new(fd, rows as usize, words))
         };
-        let slots = Arc::new(map("SLOTS", rows.slots, SLOT_WORDS)?);
-        let histograms = Arc::new(map("HISTOGRAMS", rows.histograms, HISTOGRAM_WORDS)?);
+        let read = Rows {
+            slots: Arc::new(map("SLOTS", rows.slots, SLOT_WORDS)?),
+            stripes: Arc::new(map("STRIPES", rows.slots * STRIPES, STRIPE_WORDS)?),
+            histograms: Arc::new(map("HISTOGRAMS", rows.histograms, HISTOGRAM_WORDS)?),
+        };
         // The kernel rounds a row of the mapped array up to eight bytes, and the array to whole pages.
         let lost = map("LOST", LOSSES as u32, 1)?;
         let zero = map("ZERO_FLIGHT", 1, FLIGHT_WORDS)?;
@@ -86,8 +90,7 @@ impl BpfCollector {
         let (chunks, most_chunks) = (object.take_map("CHUNKS")?, rows.chunks as usize);
         let last = vec![None; rows.slots as usize];
         Ok(Self {
-            slots,
-            histograms,
+            rows: read,
             lost,
             free_slots,
             free_histograms,
@@ -107,7 +110,8 @@ impl BpfCollector {
     pub fn adopt(&mut self, pid: u32, start_ns: u64, comm: &str, threshold: u64) {
         if let Ok(index) = self.processes.get(&pid, 0) {
             // What the kernel side has read meanwhile is newer.
-            if let Some(word) = self.slots.row(index as usize).get(const { std::mem::offset_of!(Slot, threshold) / 8 })
+            if let Some(word) =
+                self.rows.slots.row(index as usize).get(const { std::mem::offset_of!(Slot, threshold) / 8 })
             {
                 let _ = word.compare_exchange(0, threshold, Ordering::AcqRel, Ordering::Relaxed);
             }
@@ -118,19 +122,19 @@ impl BpfCollector {
         for (to, from) in slot.comm.iter_mut().zip(comm.bytes().take(15)) {
             *to = from;
         }
-        for (word, value) in self.slots.row(index as usize).iter().zip(slot.to_words()) {
+        for (word, value) in self.rows.slots.row(index as usize).iter().zip(slot.to_words()) {
             word.store(value, Ordering::Release);
         }
         // BPF_NOEXIST: its first event may come first.
         if self.processes.insert(pid, index, 1).is_err() {
-            self.slots.clear(index as usize);
+            self.rows.slots.clear(index as usize);
             let _ = self.free_slots.push(index, 0);
             return;
         }
         // Live only now that it counts, so that no program takes a hint to it before; not at all if it has ended since.
         let first = |slot: Slot| slot.to_words()[0];
         let live = first(Slot { state: SLOT_LIVE, ..slot });
-        if let Some(word) = self.slots.row(index as usize).first() {
+        if let Some(word) = self.rows.slots.row(index as usize).first() {
             let _ = word.compare_exchange(first(slot), live, Ordering::AcqRel, Ordering::Acquire);
         }
     }
@@ -138,7 +142,7 @@ impl BpfCollector {
     /// The rows, to be read by another thread meanwhile.
     #[must_use]
     pub fn rows(&self) -> Rows {
-        Rows { slots: Arc::clone(&self.slots), histograms: Arc::clone(&self.histograms) }
+        self.rows.clone()
     }
 
     /// Forgets the chunks that ended images had mapped; nobody adds any of theirs. One pass over the table whatever it
@@ -157,107 +161,39 @@ impl BpfCollector {
         }
     }
 
-    /// Gives the row of an ended image and its histograms back. Nothing writes them any more: the last thread of
-    /// the image set the final state.
-    fn recycle(&mut self, index: u32, series: &[u32; SERIES]) {
-        for held in series.iter().filter(|held| **held != 0) {
-            self.histograms.clear(*held as usize - 1);
-            let _ = self.free_histograms.push(held - 1, 0);
+    /// Gives the row of an ended image and its histograms back.
+    fn recycle(&mut self, index: u32, slot: &Slot) {
+        for histogram in self.rows.clear(index as usize, slot) {
+            let _ = self.free_histograms.push(histogram, 0);
         }
-        self.slots.clear(index as usize);
         let _ = self.free_slots.push(index, 0);
     }
-}
-
-/// An image with its histograms of the first `series`.
-fn image(histograms: &MappedArray, slot: Slot, series: usize) -> RawImage {
-    let held = slot.series.iter().enumerate().take(series).filter(|(_, held)| **held != 0);
-    let histograms =
-        held.map(|(index, held)| (index, Histogram::from_words(read(histograms, *held as usize - 1)))).collect();
-    RawImage { slot, histograms }
-}
-
-/// Whether the rows of a slot hold what was read of them last.
-fn is_as_before(slots: &MappedArray, histograms: &MappedArray, index: usize, last: &RawImage) -> bool {
-    let holds = |array: &MappedArray, index: usize, words: &[u64]| {
-        array.row(index).iter().zip(words).all(|(held, word)| held.load(Ordering::Relaxed) == *word)
-    };
-    let histogram = |(series, histogram): &(usize, Histogram)| {
-        let row = last.slot.series.get(*series).and_then(|held| (*held as usize).checked_sub(1));
-        row.is_some_and(|row| holds(histograms, row, &histogram.to_words()))
-    };
-    holds(slots, index, &last.slot.to_words()) && last.histograms.iter().all(histogram)
-}
-
-/// The rows of images, for reading one at a time.
-#[derive(Clone, Debug)]
-pub struct Rows {
-    slots: Arc<MappedArray>,
-    histograms: Arc<MappedArray>,
-}
-
-impl Rows {
-    /// The row of the image that a process runs now.
-    #[must_use]
-    pub fn find(&self, pid: u32) -> Option<usize> {
-        (0..self.slots.rows()).find(|index| self.runs(*index, pid))
-    }
-
-    fn runs(&self, index: usize, pid: u32) -> bool {
-        let first = self.slots.row(index).first().map_or(0, |word| word.load(Ordering::Acquire));
-        let [tgid, state] = if cfg!(target_endian = "little") {
-            [first as u32, (first >> 32) as u32]
-        } else {
-            [(first >> 32) as u32, first as u32]
-        };
-        tgid == pid && state == SLOT_LIVE
-    }
-
-    /// The image in a row with what deep probes count of it; `None` when the row is another's now.
-    #[must_use]
-    pub fn deep(&self, index: usize, pid: u32, first_ns: Option<u64>) -> Option<RawImage> {
-        if !self.runs(index, pid) {
-            return None;
-        }
-        let slot = Slot::from_words(read(&self.slots, index));
-        let image = image(&self.histograms, slot, Series::Arena.index() + 1);
-        // The row may have been given to another image meanwhile.
-        (self.runs(index, pid) && first_ns.is_none_or(|ns| ns == image.slot.first_ns)).then_some(image)
-    }
-}
-
-fn read<const N: usize>(array: &MappedArray, index: usize) -> [u64; N] {
-    let mut words = [0; N];
-    for (word, held) in words.iter_mut().zip(array.row(index)) {
-        *word = held.load(Ordering::Relaxed);
-    }
-    words
 }
 
 impl Collector for BpfCollector {
     fn collect(&mut self) -> RawSnapshot {
         let mut images = Vec::new();
         let mut left_chunks = BTreeSet::new();
-        for index in 0..self.slots.rows() {
+        for index in 0..self.rows.slots.rows() {
             if index >= self.unused + UNUSED_AFTER {
                 break;
             }
             // The state is the upper half of the first word on a little-endian machine, the lower on a big one:
             // an all-zero word is a free row on both.
-            if self.slots.row(index).first().is_none_or(|word| word.load(Ordering::Acquire) == 0) {
+            if self.rows.slots.row(index).first().is_none_or(|word| word.load(Ordering::Acquire) == 0) {
                 continue;
             }
             self.unused = self.unused.max(index + 1);
             let Some(held) = self.last.get_mut(index) else { break };
-            if let Some(last) = held.as_ref().filter(|last| is_as_before(&self.slots, &self.histograms, index, last)) {
+            if let Some(last) = held.as_ref().filter(|last| self.rows.is_as_before(index, last)) {
                 images.push(Arc::clone(last));
                 continue;
             }
-            let slot = Slot::from_words(read(&self.slots, index));
+            let slot = self.rows.slot(index);
             if slot.state == SLOT_FREE {
                 continue;
             }
-            let image = Arc::new(image(&self.histograms, slot, SERIES));
+            let image = Arc::new(self.rows.image(index, slot, SERIES));
             images.push(Arc::clone(&image));
             if slot.state == SLOT_LIVE {
                 *held = Some(image);
@@ -267,7 +203,7 @@ impl Collector for BpfCollector {
             if image.mapped_chunks() != 0 {
                 left_chunks.insert((u64::from(slot.tgid), slot.first_ns));
             }
-            self.recycle(index as u32, &slot.series);
+            self.recycle(index as u32, &slot);
         }
         if !left_chunks.is_empty() {
             self.forget_chunks(&left_chunks);

@@ -6,10 +6,12 @@ use malloc_common::abi::{Counter, Event, Histogram, Origin, Series, Slot};
 use malloc_common::loss::LOSSES;
 
 mod bpf;
+mod rows;
 #[cfg(test)]
 pub mod sim;
 
-pub use bpf::{BpfCollector, CollectError, Events, Rows, Samples, boot_ns};
+pub use bpf::{BpfCollector, CollectError, Events, Samples, boot_ns};
+pub use rows::Rows;
 
 /// Everything the kernel side has counted, at one moment.
 #[derive(Clone, Debug, PartialEq)]

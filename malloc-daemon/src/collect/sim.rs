@@ -306,7 +306,7 @@ impl Kernel for Sim {
         self.processes.borrow().get(&tgid).copied()
     }
 
-    fn open_slot(&self, born: u32) -> Option<SlotId> {
+    fn open_slot(&self, born: u16) -> Option<SlotId> {
         let id = self.free_slots.borrow_mut().pop_front()?;
         let mut slots = self.slots.borrow_mut();
         let slot = &mut slots[id as usize];

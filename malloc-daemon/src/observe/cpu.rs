@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use malloc_common::abi::Slot;
 
-    fn image(pid: u32, start_ticks: u64, born: u32, end_ns: u64) -> RawImage {
+    fn image(pid: u32, start_ticks: u64, born: u16, end_ns: u64) -> RawImage {
         let slot = Slot { tgid: pid, start_ns: start_ticks * NANOSECONDS_PER_TICK, born, end_ns, ..Slot::FREE };
         RawImage { slot, histograms: Vec::new() }
     }

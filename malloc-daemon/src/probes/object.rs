@@ -8,6 +8,7 @@ use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use malloc_common::allowance::Allowance;
 use malloc_common::maps as capacity;
+use malloc_common::stripe::STRIPES;
 
 /// The programs that are attached to instructions of user space.
 pub const UPROBE_PROGRAMS: [&str; 6] = ["call", "arena", "slow", "branch", "told", "blank"];
@@ -201,6 +202,7 @@ impl Object {
             .override_global("OFF_COMM", &o.comm, true)
             .override_global("OFF_OOM_MM", &oom_mm, true)
             .map_max_entries("SLOTS", c.slots)
+            .map_max_entries("STRIPES", c.slots * STRIPES)
             .map_max_entries("PROCESSES", c.slots)
             .map_max_entries("FREE_SLOTS", c.slots)
             .map_max_entries("HISTOGRAMS", c.histograms)

@@ -1,0 +1,119 @@
+//! Where counts go: counters and histograms of a slot, those of calls in the running thread's stripe of it.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use malloc_common::abi::{COUNTERS, Counter, SERIES, Series, Slot};
+use malloc_common::histogram::{self, BUCKETS};
+use malloc_common::stripe::{self, STRIPED_SERIES, Stripe, is_striped, striped};
+use malloc_common::tracker::{HistogramId, SlotId};
+
+use crate::machine;
+use crate::maps::{FREE_HISTS, HISTOGRAMS, SLOTS, STRIPES};
+
+/// Adds to a counter of a slot or of the running thread's stripe.
+#[inline(always)]
+pub fn add(slot: SlotId, counter: Counter, n: u64) {
+    if let Some(at) = striped(counter) {
+        if let Some(stripe) = own_stripe(slot) {
+            // SAFETY: the index is one of three, the stripe is a map value.
+            unsafe { machine::add((&raw mut (*stripe).counters).cast::<u64>().add(at), n) };
+        }
+        return;
+    }
+    if let Some(slot) = SLOTS.get_ptr_mut(slot) {
+        let index = machine::opaque(counter.index() as u64);
+        if index < COUNTERS as u64 {
+            // SAFETY: the index was just checked, the slot is a map value.
+            unsafe { machine::add((&raw mut (*slot).counters).cast::<u64>().add(index as usize), n) };
+        }
+    }
+}
+
+/// The histogram in which the running thread counts a series of a slot, taken from the pool at its first use.
+#[inline(always)]
+pub fn histogram(slot: SlotId, series: Series) -> Option<HistogramId> {
+    let at = if is_striped(series) {
+        striped_series(own_stripe(slot)?, series)?
+    } else {
+        series_of(SLOTS.get_ptr_mut(slot)?, series)?
+    };
+    // SAFETY: `at` points into a map value; the entry only ever goes from 0 to its final value while the slot lives.
+    let held = unsafe { at.read_volatile() };
+    if held != 0 {
+        return Some(held - 1);
+    }
+    let Some(taken) = FREE_HISTS.pop().ok()? else {
+        // Where another stripe has one it serves for this one, too.
+        return if is_striped(series) { of_any_stripe(slot, series) } else { None };
+    };
+    // SAFETY: as above.
+    let before = unsafe { machine::replace(at, 0, taken + 1) };
+    if before == 0 {
+        return Some(taken);
+    }
+    // Another thread was faster.
+    let _ = FREE_HISTS.push(taken, 0);
+    Some(before - 1)
+}
+
+/// Adds one value to a histogram.
+#[inline(always)]
+pub fn record(histogram: HistogramId, value: u64) {
+    if let Some(h) = HISTOGRAMS.get_ptr_mut(histogram) {
+        let bucket = machine::opaque(u64::from(histogram::bucket(value)));
+        if bucket < BUCKETS as u64 {
+            // SAFETY: the index was just checked, the histogram is a map value.
+            unsafe {
+                machine::add((&raw mut (*h).buckets).cast::<u64>().add(bucket as usize), 1);
+                machine::add(&raw mut (*h).sum, value);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn series_of(slot: *mut Slot, series: Series) -> Option<*mut u32> {
+    let index = machine::opaque(series.index() as u64);
+    if index >= SERIES as u64 {
+        return None;
+    }
+    // SAFETY: the index was just checked.
+    Some(unsafe { (&raw mut (*slot).series).cast::<u32>().add(index as usize) })
+}
+
+/// The stripe in which the running thread counts; the slot says that it has one.
+#[inline(always)]
+fn own_stripe(slot: SlotId) -> Option<*mut Stripe> {
+    let held = SLOTS.get_ptr_mut(slot)?;
+    // SAFETY: a map value; whoever writes this writes the same.
+    unsafe {
+        if (&raw const (*held).striped).read_volatile() == 0 {
+            (&raw mut (*held).striped).write_volatile(1);
+        }
+    }
+    STRIPES.get_ptr_mut(stripe::stripe(slot, bpf_get_current_pid_tgid() as u32))
+}
+
+#[inline(always)]
+fn striped_series(stripe: *mut Stripe, series: Series) -> Option<*mut u32> {
+    let index = machine::opaque(series.index() as u64);
+    if index >= STRIPED_SERIES as u64 {
+        return None;
+    }
+    // SAFETY: the index was just checked.
+    Some(unsafe { (&raw mut (*stripe).series).cast::<u32>().add(index as usize) })
+}
+
+/// The histogram that some stripe of a slot has for a series.
+#[inline(always)]
+fn of_any_stripe(slot: SlotId, series: Series) -> Option<HistogramId> {
+    let mut found = None;
+    for of in 0..stripe::STRIPES {
+        let at = striped_series(STRIPES.get_ptr_mut(stripe::stripe(slot, of))?, series)?;
+        // SAFETY: as where it is taken.
+        let held = unsafe { at.read_volatile() };
+        if held != 0 {
+            found = Some(held - 1);
+        }
+    }
+    found
+}
