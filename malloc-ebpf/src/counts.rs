@@ -1,13 +1,14 @@
 //! Where counts go: counters and histograms of a slot, those of calls in the running thread's stripe of it.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::maps::Stack;
 use malloc_common::abi::{COUNTERS, Counter, SERIES, Series, Slot};
 use malloc_common::histogram::{self, BUCKETS};
 use malloc_common::stripe::{self, STRIPED_SERIES, Stripe, is_striped, striped};
 use malloc_common::tracker::{HistogramId, SlotId};
 
 use crate::machine;
-use crate::maps::{FREE_HISTS, HISTOGRAMS, SLOTS, STRIPES};
+use crate::maps::{FREE_HISTS, FREE_SPARES, HISTOGRAMS, SLOTS, STRIPES};
 
 /// Adds to a counter of a slot or of the running thread's stripe.
 #[inline(always)]
@@ -28,30 +29,44 @@ pub fn add(slot: SlotId, counter: Counter, n: u64) {
     }
 }
 
-/// The histogram in which the running thread counts a series of a slot, taken from the pool at its first use.
+/// The histogram in which the running thread counts a series of a slot, taken from a pool at its first use.
 #[inline(always)]
 pub fn histogram(slot: SlotId, series: Series) -> Option<HistogramId> {
-    let at = if is_striped(series) {
-        striped_series(own_stripe(slot)?, series)?
-    } else {
-        series_of(SLOTS.get_ptr_mut(slot)?, series)?
-    };
-    // SAFETY: `at` points into a map value; the entry only ever goes from 0 to its final value while the slot lives.
+    if !is_striped(series) {
+        return held_or_taken(series_of(SLOTS.get_ptr_mut(slot)?, series)?, &FREE_HISTS);
+    }
+    let own = striped_series(own_stripe(slot)?, series)?;
+    // SAFETY: it points into a map value.
+    let held = unsafe { own.read_volatile() };
+    if held != 0 {
+        return Some(held - 1);
+    }
+    let id = bpf_get_current_pid_tgid();
+    let (first, thread) = (stripe::stripe(slot, (id >> 32) as u32), stripe::stripe(slot, id as u32));
+    if thread != first
+        && let Some(taken) = held_or_taken(own, &FREE_SPARES)
+    {
+        return Some(taken);
+    }
+    held_or_taken(striped_series(STRIPES.get_ptr_mut(first)?, series)?, &FREE_HISTS)
+}
+
+/// The histogram that is noted at `at`, or one from a pool that is noted there from now on.
+#[inline(always)]
+fn held_or_taken(at: *mut u32, pool: &Stack<u32>) -> Option<HistogramId> {
+    // SAFETY: `at` points into a map value; it only ever goes from 0 to its final value while the slot lives.
     let held = unsafe { at.read_volatile() };
     if held != 0 {
         return Some(held - 1);
     }
-    let Some(taken) = FREE_HISTS.pop().ok()? else {
-        // Where another stripe has one it serves for this one, too.
-        return if is_striped(series) { of_any_stripe(slot, series) } else { None };
-    };
+    let taken = pool.pop().ok()??;
     // SAFETY: as above.
     let before = unsafe { machine::replace(at, 0, taken + 1) };
     if before == 0 {
         return Some(taken);
     }
     // Another thread was faster.
-    let _ = FREE_HISTS.push(taken, 0);
+    let _ = pool.push(taken, 0);
     Some(before - 1)
 }
 
@@ -101,19 +116,4 @@ fn striped_series(stripe: *mut Stripe, series: Series) -> Option<*mut u32> {
     }
     // SAFETY: the index was just checked.
     Some(unsafe { (&raw mut (*stripe).series).cast::<u32>().add(index as usize) })
-}
-
-/// The histogram that some stripe of a slot has for a series.
-#[inline(always)]
-fn of_any_stripe(slot: SlotId, series: Series) -> Option<HistogramId> {
-    let mut found = None;
-    for of in 0..stripe::STRIPES {
-        let at = striped_series(STRIPES.get_ptr_mut(stripe::stripe(slot, of))?, series)?;
-        // SAFETY: as where it is taken.
-        let held = unsafe { at.read_volatile() };
-        if held != 0 {
-            found = Some(held - 1);
-        }
-    }
-    found
 }

@@ -8,7 +8,7 @@ use malloc_common::chunk::{Chunk, ChunkKey};
 use malloc_common::loss::LOSSES;
 use malloc_common::maps::{
     CHUNKS_DEFAULT, EVENTS_BYTES, FLIGHTS_DEFAULT, HISTOGRAMS_DEFAULT, INHERITED as INHERITED_ENTRIES, RECENT_SLOTS,
-    SAMPLES_BYTES, SLOTS_DEFAULT, STRIPES_DEFAULT, TARGETS_DEFAULT,
+    SAMPLES_BYTES, SLOTS_DEFAULT, STRIPES_DEFAULT, TARGETS_DEFAULT, spares,
 };
 use malloc_common::stripe::Stripe;
 
@@ -24,7 +24,8 @@ pub static STRIPES: Array<Stripe> = Array::with_max_entries(STRIPES_DEFAULT, BPF
 
 /// Histogram index -> histogram; belongs to the slot or the stripe whose `series` names it.
 #[map]
-pub static HISTOGRAMS: Array<Histogram> = Array::with_max_entries(HISTOGRAMS_DEFAULT, BPF_F_MMAPABLE);
+pub static HISTOGRAMS: Array<Histogram> =
+    Array::with_max_entries(HISTOGRAMS_DEFAULT + spares(HISTOGRAMS_DEFAULT), BPF_F_MMAPABLE);
 
 /// `Loss` -> how often. Monotone.
 #[map]
@@ -68,6 +69,10 @@ pub static FREE_SLOTS: Stack<u32> = Stack::with_max_entries(SLOTS_DEFAULT, 0);
 /// no more than that. Empty: `histogram_pool_full`.
 #[map]
 pub static FREE_HISTS: Stack<u32> = Stack::with_max_entries(HISTOGRAMS_DEFAULT, 0);
+
+/// The same for stripes other than the one of the process's first thread. Empty: that one's histogram serves.
+#[map]
+pub static FREE_SPARES: Stack<u32> = Stack::with_max_entries(spares(HISTOGRAMS_DEFAULT), 0);
 
 /// Rare events for the daemon. Full: `event_ring_full`.
 #[map]

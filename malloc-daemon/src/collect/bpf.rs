@@ -12,6 +12,7 @@ use malloc_common::abi::{
 };
 use malloc_common::chunk::{CHUNK_KEY_WORDS, CHUNK_WORDS, Chunk, ChunkKey};
 use malloc_common::loss::LOSSES;
+use malloc_common::maps::spares;
 use malloc_common::stripe::{STRIPE_WORDS, STRIPES};
 use malloc_common::tracker::empty_flight;
 
@@ -40,6 +41,9 @@ pub struct BpfCollector {
     lost: MappedArray,
     free_slots: Stack<MapData, u32>,
     free_histograms: Stack<MapData, u32>,
+    free_spares: Stack<MapData, u32>,
+    /// The first of the spare histograms.
+    first_spare: u32,
     processes: HashMap<MapData, u32, u32>,
     chunks: HashMap<MapData, [u64; CHUNK_KEY_WORDS], [u64; CHUNK_WORDS]>,
     most_chunks: usize,
@@ -66,10 +70,11 @@ impl BpfCollector {
             let fd = object.map_fd(name)?.try_clone_to_owned().map_err(|error| CollectError::Mapping(name, error))?;
             Ok(MappedArray::new(fd, rows as usize, words))
         };
+        let all_histograms = rows.histograms + spares(rows.histograms);
         let read = Rows {
             slots: Arc::new(map("SLOTS", rows.slots, SLOT_WORDS)?),
             stripes: Arc::new(map("STRIPES", rows.slots * STRIPES, STRIPE_WORDS)?),
-            histograms: Arc::new(map("HISTOGRAMS", rows.histograms, HISTOGRAM_WORDS)?),
+            histograms: Arc::new(map("HISTOGRAMS", all_histograms, HISTOGRAM_WORDS)?),
         };
         // The kernel rounds a row of the mapped array up to eight bytes, and the array to whole pages.
         let lost = map("LOST", LOSSES as u32, 1)?;
@@ -86,6 +91,10 @@ impl BpfCollector {
         for histogram in (0..rows.histograms).rev() {
             free_histograms.push(histogram, 0).map_err(|error| CollectError::FreeList("FREE_HISTS", error))?;
         }
+        let mut free_spares: Stack<MapData, u32> = object.take_map("FREE_SPARES")?;
+        for histogram in (rows.histograms..all_histograms).rev() {
+            free_spares.push(histogram, 0).map_err(|error| CollectError::FreeList("FREE_SPARES", error))?;
+        }
         let processes = object.take_map("PROCESSES")?;
         let (chunks, most_chunks) = (object.take_map("CHUNKS")?, rows.chunks as usize);
         let last = vec![None; rows.slots as usize];
@@ -94,6 +103,8 @@ impl BpfCollector {
             lost,
             free_slots,
             free_histograms,
+            free_spares,
+            first_spare: rows.histograms,
             processes,
             chunks,
             most_chunks,
@@ -164,7 +175,8 @@ impl BpfCollector {
     /// Gives the row of an ended image and its histograms back.
     fn recycle(&mut self, index: u32, slot: &Slot) {
         for histogram in self.rows.clear(index as usize, slot) {
-            let _ = self.free_histograms.push(histogram, 0);
+            let pool = if histogram < self.first_spare { &mut self.free_histograms } else { &mut self.free_spares };
+            let _ = pool.push(histogram, 0);
         }
         let _ = self.free_slots.push(index, 0);
     }
