@@ -201,12 +201,13 @@ fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>)
             change(&mut observer, &wanted);
             wishes = wanted;
         }
-        if Instant::now() >= next {
+        if Instant::now() >= next || observer.is_crowded() {
             let began = own_cpu_time();
             let mut snapshot = observer.collect();
             let cost = own_cpu_time().saturating_sub(began);
             // A collection that took longer than the interval is not made up for.
-            next = (next + pace::between(wishes.interval, cost)).max(Instant::now());
+            let now = Instant::now();
+            next = (next.min(now) + pace::between(wishes.interval, cost)).max(now);
             if let Some(lost) = history.as_ref().map(|history| history.lost()).filter(|lost| *lost != 0) {
                 // What is missing on disk is not missing here: the snapshot stays as complete as it is.
                 snapshot.losses.push((LossReason::HistoryDropped, lost));

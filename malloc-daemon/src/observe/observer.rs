@@ -89,6 +89,8 @@ pub struct Observer {
     pub(super) deep: HashMap<u32, Depth>,
     pub(super) selected: Selected,
     last_collect_us: u64,
+    /// Images that ended since the last collection: each holds a row of the kernel's until the next.
+    pub(super) endings: u32,
     notes: Vec<Probe>,
     /// Stacks that were waited for.
     late: Vec<(StackId, Arc<Stack>)>,
@@ -194,6 +196,7 @@ impl Observer {
             deep: HashMap::new(),
             selected: Selected::default(),
             last_collect_us: 0,
+            endings: 0,
             notes,
             late: Vec::new(),
             calibration: Arc::new(calibration),
@@ -299,7 +302,7 @@ impl Observer {
 
     /// Takes the waiting events: follows executions, hands the rest to `f`.
     pub fn drain_events(&mut self, f: &mut dyn FnMut(&Event)) {
-        let Self { looks, cpu, census, files, events, .. } = self;
+        let Self { looks, cpu, census, files, events, endings, .. } = self;
         let mut code = Vec::new();
         events.drain(&mut |event| {
             let pid = Pid(event.tgid);
@@ -307,6 +310,7 @@ impl Observer {
             if matches!(event.kind, EVENT_EXEC | EVENT_FORK | EVENT_MAPPED | EVENT_RAISE) {
                 code.push(event);
             }
+            *endings += u32::from(matches!(event.kind, EVENT_EXEC | EVENT_EXIT));
             match event.kind {
                 EVENT_EXIT => cpu.read_last(pid),
                 EVENT_EXEC if looks.len() < LOOKS => {
@@ -393,6 +397,7 @@ impl Observer {
     pub fn collect(&mut self) -> Snapshot {
         let started = std::time::Instant::now();
         self.files.check_overwritten();
+        self.endings = 0;
         let raw = self.collector.collect();
         // A process that runs another program now keeps the probes that were asked for it.
         let exited = |row: &&Arc<RawImage>| row.slot.state != SLOT_LIVE && row.slot.state != SLOT_REPLACED;

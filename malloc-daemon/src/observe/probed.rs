@@ -56,6 +56,12 @@ impl Observer {
         Some(located.main_arena?.wrapping_sub(located.mp?.vaddr))
     }
 
+    /// Whether so many images ended since the last collection that their rows may be needed for others.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.endings >= self.options.capacities.slots / 8
+    }
+
     /// How many groups of probes are attached to files.
     #[must_use]
     pub fn probed(&self) -> usize {
