@@ -57,8 +57,14 @@ impl Stripe {
     /// A stripe from the words of its row, as the kernel wrote them.
     #[must_use]
     pub fn from_words(words: [u64; STRIPE_WORDS]) -> Self {
-        // SAFETY: same size, and every pattern of bits is a valid stripe: integers only, no padding.
-        unsafe { core::mem::transmute(words) }
+        let (halves, counters) = words.split_at(STRIPED_SERIES / 2);
+        let mut stripe = Self { series: [0; STRIPED_SERIES], counters: [0; 8] };
+        for (two, word) in stripe.series.chunks_exact_mut(2).zip(halves) {
+            let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+            two.copy_from_slice(&[u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]);
+        }
+        stripe.counters.copy_from_slice(counters);
+        stripe
     }
 }
 
@@ -93,6 +99,17 @@ mod tests {
             assert_eq!(striped(counter), Some(at));
         }
         assert_eq!(striped(Counter::Raises), None);
+    }
+
+    #[test]
+    fn a_row_is_series_and_then_counters() {
+        let mut words = [0; STRIPE_WORDS];
+        words[0] = u64::from_ne_bytes([1, 0, 0, 0, 2, 0, 0, 0]);
+        words[STRIPED_SERIES / 2] = 9;
+        let stripe = Stripe::from_words(words);
+        let first = if cfg!(target_endian = "little") { 1 } else { 1 << 24 };
+        assert_eq!((stripe.series[0], stripe.series[1], stripe.counters[0]), (first, 2 * first, 9));
+        assert_eq!(stripe.series[2..], [0; STRIPED_SERIES - 2]);
     }
 
     #[test]
