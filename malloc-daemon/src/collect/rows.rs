@@ -152,7 +152,8 @@ fn add(sum: &mut Histogram, one: &Histogram) {
 fn read<const N: usize>(array: &MappedArray, index: usize) -> [u64; N] {
     let mut words = [0; N];
     for (word, held) in words.iter_mut().zip(array.row(index)) {
-        *word = held.load(Ordering::Relaxed);
+        // In this order: a sum that is read has its value in a bucket, which is read after it.
+        *word = held.load(Ordering::Acquire);
     }
     words
 }
