@@ -166,7 +166,8 @@ pub fn initrd(workspace: &Workspace, root: &Path, deb: &Path, plan: &Plan) -> Re
     fs::copy(deb, inside.join("package.deb"))?;
     let mut script =
         "#!/bin/sh\ncd /machine\nexport MALLOC_DAEMON_MACHINE=own MALLOC_DAEMON_BIN=/usr/bin/malloc-daemon\n\
-         export MALLOC_DAEMON_VICTIMS=/machine/victims MALLOC_DAEMON_PATIENCE=600 RUST_BACKTRACE=0\nfailed=\n"
+         export MALLOC_DAEMON_VICTIMS=/machine/victims MALLOC_DAEMON_TREE=/machine\n\
+         export MALLOC_DAEMON_PATIENCE=600 RUST_BACKTRACE=0\nfailed=\n"
             .to_owned();
     let programs = test_programs(workspace, plan)?;
     for ((name, tests), program) in plan.tests.iter().zip(&programs) {
@@ -181,10 +182,8 @@ pub fn initrd(workspace: &Workspace, root: &Path, deb: &Path, plan: &Plan) -> Re
     }
     script += &format!("[ -z \"$failed\" ] && echo '{PASSED}' || echo '{FAILED}'\n");
     crate::dist::tree::write(&inside.join("run"), script.as_bytes(), 0o755)?;
-    // The tests find what is shipped where they were built.
-    let tree = payload.path().join(workspace.root.strip_prefix("/")?);
-    fs::create_dir_all(tree.join("tests/kernel"))?;
-    shell::run(Command::new("cp").arg("-r").arg(workspace.root.join("packaging")).arg(&tree))?;
+    // Not where the tests were built: a machine that boots may empty that, as it does `/tmp`.
+    shell::run(Command::new("cp").arg("-r").arg(workspace.root.join("packaging")).arg(&inside))?;
     let more = folder(workspace).join("tests.cpio");
     pack(payload.path(), &more)?;
     // The kernel unpacks one archive after the other.
