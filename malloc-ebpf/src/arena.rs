@@ -9,6 +9,6 @@ use crate::kernel::{Bpf, registers, stay_on_the_threads_stack};
 #[uprobe]
 fn arena(ctx: ProbeContext) -> u32 {
     stay_on_the_threads_stack();
-    tracker::arena(&Bpf, &registers(ctx.regs));
+    tracker::arena(&Bpf::here(), &registers(ctx.regs));
     0
 }

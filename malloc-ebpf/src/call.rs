@@ -14,6 +14,6 @@ fn call(ctx: ProbeContext) -> u32 {
     stay_on_the_threads_stack();
     // SAFETY: the context is the one this program was called with.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
-    tracker::call(&Bpf, cookie, &registers(ctx.regs));
+    tracker::call(&Bpf::here(), cookie, &registers(ctx.regs));
     0
 }

@@ -1,6 +1,5 @@
-//! Where counts go: counters and histograms of a slot, those of calls in the running thread's stripe of it.
+//! Where counts go: counters and histograms of a slot, those of calls in the thread's stripe of it.
 
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::maps::Stack;
 use malloc_common::abi::{COUNTERS, Counter, SERIES, Series, Slot};
 use malloc_common::histogram::{self, BUCKETS};
@@ -10,13 +9,19 @@ use malloc_common::tracker::{HistogramId, SlotId};
 use crate::machine;
 use crate::maps::{FREE_HISTS, FREE_SPARES, HISTOGRAMS, SLOTS, STRIPES};
 
-/// Adds to a counter of a slot or of the running thread's stripe.
+/// Adds to a counter of a slot or of a thread's stripe.
 #[inline(always)]
-pub fn add(slot: SlotId, counter: Counter, n: u64) {
+pub fn add(tid: u32, slot: SlotId, counter: Counter, n: u64) {
     if let Some(at) = striped(counter) {
-        if let Some(stripe) = own_stripe(slot) {
+        if let Some(stripe) = STRIPES.get_ptr_mut(stripe::stripe(slot, tid)) {
             // SAFETY: the index is one of three, the stripe is a map value.
-            unsafe { machine::add((&raw mut (*stripe).counters).cast::<u64>().add(at), n) };
+            unsafe {
+                let counter = (&raw mut (*stripe).counters).cast::<u64>().add(at);
+                if counter.read_volatile() == 0 {
+                    note_stripes(slot);
+                }
+                machine::add(counter, n);
+            }
         }
         return;
     }
@@ -29,26 +34,36 @@ pub fn add(slot: SlotId, counter: Counter, n: u64) {
     }
 }
 
-/// The histogram in which the running thread counts a series of a slot, taken from a pool at its first use.
+/// The histogram in which a thread counts a series of a slot, taken from a pool at its first use; the upper half of `id`
+/// is its process, the lower half itself.
 #[inline(always)]
-pub fn histogram(slot: SlotId, series: Series) -> Option<HistogramId> {
+pub fn histogram(id: u64, slot: SlotId, series: Series) -> Option<HistogramId> {
     if !is_striped(series) {
         return held_or_taken(series_of(SLOTS.get_ptr_mut(slot)?, series)?, &FREE_HISTS);
     }
-    let own = striped_series(own_stripe(slot)?, series)?;
+    let (first, thread) = (stripe::stripe(slot, (id >> 32) as u32), stripe::stripe(slot, id as u32));
+    let own = striped_series(STRIPES.get_ptr_mut(thread)?, series)?;
     // SAFETY: it points into a map value.
     let held = unsafe { own.read_volatile() };
     if held != 0 {
         return Some(held - 1);
     }
-    let id = bpf_get_current_pid_tgid();
-    let (first, thread) = (stripe::stripe(slot, (id >> 32) as u32), stripe::stripe(slot, id as u32));
+    note_stripes(slot);
     if thread != first
         && let Some(taken) = held_or_taken(own, &FREE_SPARES)
     {
         return Some(taken);
     }
     held_or_taken(striped_series(STRIPES.get_ptr_mut(first)?, series)?, &FREE_HISTS)
+}
+
+/// Has the daemon look at the stripes of a slot: before anything is counted in them.
+#[inline(always)]
+fn note_stripes(slot: SlotId) {
+    if let Some(slot) = SLOTS.get_ptr_mut(slot) {
+        // SAFETY: a map value; whoever writes this writes the same.
+        unsafe { (&raw mut (*slot).striped).write_volatile(1) };
+    }
 }
 
 /// The histogram that is noted at `at`, or one from a pool that is noted there from now on.
@@ -93,19 +108,6 @@ fn series_of(slot: *mut Slot, series: Series) -> Option<*mut u32> {
     }
     // SAFETY: the index was just checked.
     Some(unsafe { (&raw mut (*slot).series).cast::<u32>().add(index as usize) })
-}
-
-/// The stripe in which the running thread counts; the slot says that it has one.
-#[inline(always)]
-fn own_stripe(slot: SlotId) -> Option<*mut Stripe> {
-    let held = SLOTS.get_ptr_mut(slot)?;
-    // SAFETY: a map value; whoever writes this writes the same.
-    unsafe {
-        if (&raw const (*held).striped).read_volatile() == 0 {
-            (&raw mut (*held).striped).write_volatile(1);
-        }
-    }
-    STRIPES.get_ptr_mut(stripe::stripe(slot, bpf_get_current_pid_tgid() as u32))
 }
 
 #[inline(always)]

@@ -11,6 +11,6 @@ use crate::kernel::Bpf;
 #[perf_event]
 fn fault(ctx: PerfEventContext) -> u32 {
     // SAFETY: the context is the one this program was called with; the kernel puts the fault's address there.
-    tracker::fault(&Bpf, unsafe { (*ctx.ctx).addr });
+    tracker::fault(&Bpf::here(), unsafe { (*ctx.ctx).addr });
     0
 }

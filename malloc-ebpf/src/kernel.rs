@@ -40,8 +40,21 @@ static STACK_EVERY: Global<u64> = Global::new(0);
 /// `Allowance::burst_ns` of them.
 #[unsafe(no_mangle)]
 static STACK_BURST: Global<u64> = Global::new(0);
+
 /// The kernel this program runs in.
-pub struct Bpf;
+pub struct Bpf {
+    /// Process id and thread id of the running thread: asked once, a call of the kernel's costs more than a program that
+    /// does nothing.
+    id: u64,
+}
+
+impl Bpf {
+    /// In the thread that runs the program.
+    #[inline(always)]
+    pub fn here() -> Self {
+        Self { id: bpf_get_current_pid_tgid() }
+    }
+}
 
 /// Keeps a uprobe's program on the stack of its thread.
 ///
@@ -95,12 +108,12 @@ unsafe fn read_user<T>(address: u64, offset: u32) -> Option<T> {
 impl Kernel for Bpf {
     #[inline(always)]
     fn tgid(&self) -> u32 {
-        (bpf_get_current_pid_tgid() >> 32) as u32
+        (self.id >> 32) as u32
     }
 
     #[inline(always)]
     fn tid(&self) -> u32 {
-        bpf_get_current_pid_tgid() as u32
+        self.id as u32
     }
 
     #[inline(always)]
@@ -265,12 +278,12 @@ impl Kernel for Bpf {
 
     #[inline(always)]
     fn add(&self, slot: SlotId, counter: Counter, n: u64) {
-        counts::add(slot, counter, n);
+        counts::add(self.tid(), slot, counter, n);
     }
 
     #[inline(always)]
     fn histogram(&self, slot: SlotId, series: Series) -> Option<HistogramId> {
-        counts::histogram(slot, series)
+        counts::histogram(self.id, slot, series)
     }
 
     #[inline(always)]

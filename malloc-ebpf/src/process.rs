@@ -11,8 +11,9 @@ use crate::kernel::{Bpf, tgid_of};
 /// `sched_process_exec(task, old_pid, bprm)`: runs in the process, already with its new name.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn task_exec(ctx: RawTracePointContext) -> i32 {
-    if let Err(Loss::ProcessTableFull) = tracker::exec(&Bpf) {
-        warn!(&ctx, "no free slot for pid {}: its calls are not counted", Bpf.tgid());
+    let k = Bpf::here();
+    if let Err(Loss::ProcessTableFull) = tracker::exec(&k) {
+        warn!(&ctx, "no free slot for pid {}: its calls are not counted", k.tgid());
     }
     0
 }
@@ -21,7 +22,7 @@ fn task_exec(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 fn task_fork(ctx: RawTracePointContext) -> i32 {
     let child = tgid_of(ctx.arg::<*const u8>(1));
-    if tracker::fork(&Bpf, child).is_err() {
+    if tracker::fork(&Bpf::here(), child).is_err() {
         warn!(&ctx, "no room for pid {}: it is not recorded", child);
     }
     0
@@ -30,6 +31,6 @@ fn task_fork(ctx: RawTracePointContext) -> i32 {
 /// `sched_process_exit(task)`: runs in the thread that ends.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 fn task_exit(_ctx: RawTracePointContext) -> i32 {
-    tracker::exit(&Bpf);
+    tracker::exit(&Bpf::here());
     0
 }

@@ -14,7 +14,7 @@ fn slow(ctx: ProbeContext) -> u32 {
     stay_on_the_threads_stack();
     // SAFETY: the context is the one this program was called with.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
-    tracker::slow(&Bpf, cookie, &registers(ctx.regs));
+    tracker::slow(&Bpf::here(), cookie, &registers(ctx.regs));
     0
 }
 
@@ -23,7 +23,7 @@ fn branch(ctx: ProbeContext) -> u32 {
     stay_on_the_threads_stack();
     // SAFETY: the context is the one this program was called with.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
-    tracker::branch(&Bpf, cookie, &registers(ctx.regs));
+    tracker::branch(&Bpf::here(), cookie, &registers(ctx.regs));
     0
 }
 
@@ -32,6 +32,6 @@ fn told(ctx: ProbeContext) -> u32 {
     stay_on_the_threads_stack();
     // SAFETY: the context is the one this program was called with.
     let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
-    tracker::told(&Bpf, cookie, &registers(ctx.regs));
+    tracker::told(&Bpf::here(), cookie, &registers(ctx.regs));
     0
 }

@@ -31,48 +31,48 @@ fn result(ctx: &TracePointContext) -> u64 {
 
 #[tracepoint]
 fn enter_mmap(ctx: TracePointContext) -> u32 {
-    tracker::syscall_enter(&Bpf, Syscall::Mmap, arguments::<6>(&ctx));
+    tracker::syscall_enter(&Bpf::here(), Syscall::Mmap, arguments::<6>(&ctx));
     0
 }
 
 #[tracepoint]
 fn enter_munmap(ctx: TracePointContext) -> u32 {
-    tracker::syscall_enter(&Bpf, Syscall::Munmap, arguments::<2>(&ctx));
+    tracker::syscall_enter(&Bpf::here(), Syscall::Munmap, arguments::<2>(&ctx));
     0
 }
 
 #[tracepoint]
 fn enter_mremap(ctx: TracePointContext) -> u32 {
-    tracker::syscall_enter(&Bpf, Syscall::Mremap, arguments::<5>(&ctx));
+    tracker::syscall_enter(&Bpf::here(), Syscall::Mremap, arguments::<5>(&ctx));
     0
 }
 
 #[tracepoint]
 fn enter_brk(ctx: TracePointContext) -> u32 {
-    tracker::syscall_enter(&Bpf, Syscall::Brk, arguments::<1>(&ctx));
+    tracker::syscall_enter(&Bpf::here(), Syscall::Brk, arguments::<1>(&ctx));
     0
 }
 
 #[tracepoint]
 fn exit_mmap(ctx: TracePointContext) -> u32 {
-    tracker::syscall_exit(&Bpf, Syscall::Mmap, result(&ctx));
+    tracker::syscall_exit(&Bpf::here(), Syscall::Mmap, result(&ctx));
     0
 }
 
 #[tracepoint]
 fn exit_munmap(ctx: TracePointContext) -> u32 {
-    tracker::syscall_exit(&Bpf, Syscall::Munmap, result(&ctx));
+    tracker::syscall_exit(&Bpf::here(), Syscall::Munmap, result(&ctx));
     0
 }
 
 #[tracepoint]
 fn exit_mremap(ctx: TracePointContext) -> u32 {
-    tracker::syscall_exit(&Bpf, Syscall::Mremap, result(&ctx));
+    tracker::syscall_exit(&Bpf::here(), Syscall::Mremap, result(&ctx));
     0
 }
 
 #[tracepoint]
 fn exit_brk(ctx: TracePointContext) -> u32 {
-    tracker::syscall_exit(&Bpf, Syscall::Brk, result(&ctx));
+    tracker::syscall_exit(&Bpf::here(), Syscall::Brk, result(&ctx));
     0
 }
