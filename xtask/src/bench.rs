@@ -1,5 +1,7 @@
 //! Measures what observing costs, this daemon's and other tools', in one interleaved run, and writes docs/overhead.md.
+mod closely;
 mod document;
+mod lockstep;
 mod observers;
 mod service;
 mod statistics;
@@ -19,7 +21,7 @@ use crate::{
     shell::{self, Privilege},
     workspace::Workspace,
 };
-use observers::{ALONE, OBSERVERS, Observer, SYSMALLOC};
+use observers::{OBSERVERS, Observer};
 use statistics::Series;
 use workloads::{Sample, WORKLOADS, Workload};
 
@@ -42,9 +44,12 @@ pub struct Selection {
 }
 
 /// No round begins that would end after this, by the length of the one before. With building the daemon left out, a
-/// full run takes at most 12 minutes and a quick one at most 4.
-const FULL: Duration = Duration::from_secs(600);
-const QUICK: Duration = Duration::from_secs(180);
+/// full run takes at most 17 minutes and a quick one at most 7, of which the service takes 4.
+const FULL: Duration = Duration::from_secs(480);
+const QUICK: Duration = Duration::from_secs(120);
+/// How long depth `sysmalloc` and nothing attached take turns.
+const CLOSELY: Duration = Duration::from_secs(270);
+const CLOSELY_QUICK: Duration = Duration::from_secs(60);
 
 /// Rounds at most: the medians do not move any more.
 const ROUNDS: usize = 11;
@@ -55,6 +60,10 @@ struct Results {
     samples: BTreeMap<(usize, usize), Series>,
     /// What could not run, and why.
     not_run: BTreeMap<String, String>,
+    /// Counting a call against an empty program.
+    lockstep: Option<lockstep::Figures>,
+    /// Depth `sysmalloc` against nothing attached, by workload.
+    closely: BTreeMap<usize, closely::Figures>,
     /// Of the service, by crowd in the order of the list.
     service: BTreeMap<usize, service::Figures>,
     rounds: usize,
@@ -84,6 +93,18 @@ pub fn bench(workspace: &Workspace, selection: &Selection) -> Result<()> {
     };
     let place = Place::new(workspace, daemon)?;
     let mut results = measure(&place, selection)?;
+    if !selection.service {
+        println!("a counted call against an empty program");
+        match lockstep::measure(&place) {
+            Ok(figures) => results.lockstep = Some(figures),
+            Err(error) => drop(results.not_run.insert(lockstep::NAME.to_owned(), format!("{error:#}"))),
+        }
+        println!("depth sysmalloc against nothing attached");
+        match closely::measure(&place, if selection.quick { CLOSELY_QUICK } else { CLOSELY }) {
+            Ok(figures) => results.closely = figures,
+            Err(error) => drop(results.not_run.insert(closely::NAME.to_owned(), format!("{error:#}"))),
+        }
+    }
     for (c, crowd) in service::CROWDS.iter().enumerate() {
         println!("the service beside {} processes {}", crowd.processes, crowd.name);
         match service::measure(&place, crowd) {
@@ -136,6 +157,8 @@ fn measure(place: &Place, selection: &Selection) -> Result<Results> {
     let mut results = Results {
         samples: BTreeMap::new(),
         not_run: BTreeMap::new(),
+        lockstep: None,
+        closely: BTreeMap::new(),
         service: BTreeMap::new(),
         rounds: 0,
         seconds: 0,
@@ -145,7 +168,7 @@ fn measure(place: &Place, selection: &Selection) -> Result<Results> {
     let mut longest = Duration::ZERO;
     while !selection.service && results.rounds < ROUNDS && started.elapsed() + longest < limit {
         let began = Instant::now();
-        for (o, observer) in order(results.rounds) {
+        for (o, observer) in OBSERVERS.iter().enumerate() {
             if results.not_run.contains_key(observer.name) || (quick && !observer.quick) {
                 continue;
             }
@@ -160,13 +183,6 @@ fn measure(place: &Place, selection: &Selection) -> Result<Results> {
     }
     results.seconds = started.elapsed().as_secs();
     Ok(results)
-}
-
-/// The observers of a round. What is compared to a hundredth comes one after the other, in turn the other way round.
-fn order(round: usize) -> Vec<(usize, &'static Observer)> {
-    let close = if round.is_multiple_of(2) { [ALONE, SYSMALLOC] } else { [SYSMALLOC, ALONE] };
-    let rest = (0..OBSERVERS.len()).filter(|o| !close.contains(o));
-    close.into_iter().chain(rest).filter_map(|o| Some((o, OBSERVERS.get(o)?))).collect()
 }
 
 /// Starts one observer, runs every workload under it, stops it.

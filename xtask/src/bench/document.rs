@@ -2,10 +2,10 @@
 use std::{fmt::Write as _, fs, process::Command};
 
 use super::{
-    Place, Results,
-    observers::{self, ALONE, BLANK, CALL, OBSERVERS, OTHERS, SYSMALLOC},
+    Place, Results, closely, lockstep,
+    observers::{self, ALONE, BLANK, CALL, OBSERVERS, OTHERS, SERVICE},
     service::{self, CROWDS, Figures},
-    statistics::{Ratio, Series, Spread, cpu_ratio},
+    statistics::{Ratio, Series, Spread},
     workloads::{PAIRS, PAIRS_OF_TWO, PROGRAMS, SERVERS, WORKLOADS},
 };
 use crate::shell;
@@ -73,11 +73,16 @@ fn verdicts(results: &Results) -> Vec<String> {
     let wall = |o: usize, w: usize| results.samples.get(&(o, w)).and_then(Series::wall);
     let mut verdicts = Vec::new();
     let ratio = |a: Option<Spread>, b: Option<Spread>| Some(a?.median / b.filter(|b| b.median > 0.0)?.median);
-    verdicts.push(match ratio(cpu(CALL, PAIRS), cpu(BLANK, PAIRS)) {
-        Some(ratio) => format!(
-            "Counting a call with its size costs {ratio:.3} times an empty program on the same sites (at most {CALL_LIMIT:.2}): \
-             {}.",
-            held(ratio <= CALL_LIMIT)
+    verdicts.push(match results.lockstep {
+        Some(lockstep::Figures { ratio, blank_ns, call_ns }) => format!(
+            "Counting a call with its size costs {:.3} times an empty program on the same sites ({:.3} to {:.3} in 95 of 100 \
+             cases; at most {CALL_LIMIT:.2}): {}. A pair of `malloc` and `free` took {call_ns:.0} ns and {blank_ns:.0} ns, medians \
+             of {} turns of 5,000 pairs, which two processes took one after the other.",
+            ratio.value,
+            ratio.low,
+            ratio.high,
+            judged(ratio, CALL_LIMIT),
+            lockstep::TURNS,
         ),
         None => "Counting a call against an empty program: not measured.".to_owned(),
     });
@@ -92,45 +97,46 @@ fn verdicts(results: &Results) -> Vec<String> {
     });
     for w in SERVERS {
         let name = WORKLOADS.get(w).map_or("?", |workload| workload.name);
-        let series = |o: usize| results.samples.get(&(o, w));
-        let ratio = series(SYSMALLOC).zip(series(ALONE)).and_then(|(observed, alone)| cpu_ratio(observed, alone));
-        verdicts.push(match ratio {
-            Some(Ratio { low, value, high }) => {
-                let verdict = match () {
-                    () if high <= SYSMALLOC_LIMIT => held(true),
-                    () if low > SYSMALLOC_LIMIT => held(false),
-                    () => "the runs scatter too much to tell",
-                };
-                format!(
-                    "{name} at depth `sysmalloc`, the default of `serve`, takes {value:.4} times what it takes alone ({low:.4} to \
-                     {high:.4} in 95 of 100 cases; at most {SYSMALLOC_LIMIT:.2}): {verdict}."
-                )
-            }
+        verdicts.push(match results.closely.get(&w) {
+            Some(closely::Figures { ratio, turns }) => format!(
+                "{name} at depth `sysmalloc`, the default of `serve`, takes {:.4} times what it takes alone ({:.4} to {:.4} in 95 \
+                 of 100 cases; at most {SYSMALLOC_LIMIT:.2}): {}. {turns} turns of each, one after the other.",
+                ratio.value,
+                ratio.low,
+                ratio.high,
+                judged(*ratio, SYSMALLOC_LIMIT),
+            ),
             None => format!("{name} at depth `sysmalloc` against nothing attached: not measured."),
         });
     }
     for (o, observer) in OBSERVERS.iter().enumerate().skip(OTHERS) {
-        let compared: Vec<(usize, f64)> =
-            (0..WORKLOADS.len()).filter_map(|w| Some((w, ratio(cpu(o, w), cpu(CALL, w))?))).collect();
-        if compared.is_empty() {
-            continue;
-        }
-        let (dearer, cheaper): (Vec<_>, Vec<_>) = compared.into_iter().partition(|(_, ratio)| *ratio > 1.0);
-        let list = |which: &[(usize, f64)]| {
-            let parts = which.iter().filter_map(|(w, ratio)| Some(format!("{} {ratio:.2}", WORKLOADS.get(*w)?.name)));
-            parts.collect::<Vec<_>>().join(", ")
+        let against = |ours: usize| {
+            let ratios = (0..WORKLOADS.len()).filter_map(|w| Some((w, ratio(cpu(o, w), cpu(ours, w))?)));
+            ratios.collect::<Vec<_>>()
         };
-        let mut text = format!("{}, as a multiple of depth `call`:", observer.name);
-        if !dearer.is_empty() {
-            let _ = write!(text, " dearer in {}", list(&dearer));
+        for (ours, what) in [(CALL, "depth `call`"), (SERVICE, "depth `call` within the budget of `serve`")] {
+            let compared = against(ours);
+            if compared.is_empty() {
+                continue;
+            }
+            let (dearer, cheaper): (Vec<_>, Vec<_>) = compared.into_iter().partition(|(_, ratio)| *ratio > 1.0);
+            let list = |which: &[(usize, f64)]| {
+                let parts =
+                    which.iter().filter_map(|(w, ratio)| Some(format!("{} {ratio:.2}", WORKLOADS.get(*w)?.name)));
+                parts.collect::<Vec<_>>().join(", ")
+            };
+            let mut text = format!("{}, as a multiple of {what}:", observer.name);
+            if !dearer.is_empty() {
+                let _ = write!(text, " dearer in {}", list(&dearer));
+            }
+            if !cheaper.is_empty() {
+                let _ = write!(text, "{} cheaper in {}", if dearer.is_empty() { "" } else { ";" }, list(&cheaper));
+            }
+            verdicts.push(format!(
+                "{text}: ours is below it {}.",
+                if cheaper.is_empty() { "everywhere" } else { "not everywhere" }
+            ));
         }
-        if !cheaper.is_empty() {
-            let _ = write!(text, "{} cheaper in {}", if dearer.is_empty() { "" } else { ";" }, list(&cheaper));
-        }
-        verdicts.push(format!(
-            "{text}: `call` is below it {}.",
-            if cheaper.is_empty() { "everywhere" } else { "not everywhere" }
-        ));
     }
     verdicts
 }
@@ -188,6 +194,15 @@ fn limits(crowd: &service::Crowd, f: &Figures) -> Vec<(&'static str, f64, f64)> 
     ];
     limits.extend(crowd.resident_mb_limit.map(|limit| ("MB resident", f.resident_mb, limit)));
     limits
+}
+
+/// What an interval says of a limit.
+fn judged(ratio: Ratio, limit: f64) -> &'static str {
+    match () {
+        () if ratio.high <= limit => held(true),
+        () if ratio.low > limit => held(false),
+        () => "the runs scatter too much to tell",
+    }
 }
 
 fn held(holds: bool) -> &'static str {
@@ -273,24 +288,36 @@ mod tests {
         for (o, w, value) in figures {
             samples.entry((*o, *w)).or_default().push(Sample { cpu: *value, wall: *value });
         }
-        Results { samples, not_run: BTreeMap::new(), service: BTreeMap::new(), rounds: 1, seconds: 2, quick: false }
+        Results {
+            samples,
+            lockstep: None,
+            closely: BTreeMap::new(),
+            not_run: BTreeMap::new(),
+            service: BTreeMap::new(),
+            rounds: 1,
+            seconds: 2,
+            quick: false,
+        }
     }
 
     #[test]
     fn a_promise_holds_or_does_not_by_its_figures() {
-        let told = verdicts(&results(&[(CALL, PAIRS, 1090.0), (BLANK, PAIRS, 1000.0)]));
-        assert!(told[0].contains("1.090 times") && told[0].contains("**holds**"), "{told:?}");
-        let told = verdicts(&results(&[(CALL, PAIRS, 1110.0), (BLANK, PAIRS, 1000.0)]));
-        assert!(told[0].contains("**does not hold**"), "{told:?}");
-        let told = verdicts(&results(&[(SYSMALLOC, PROGRAMS, 102.0), (ALONE, PROGRAMS, 100.0)]));
-        assert!(told[2].contains("1.0200 times") && told[2].contains("**does not hold**"), "{told:?}");
-        let told = verdicts(&results(&[
-            (SYSMALLOC, PROGRAMS, 90.0),
-            (SYSMALLOC, PROGRAMS, 110.0),
-            (ALONE, PROGRAMS, 90.0),
-            (ALONE, PROGRAMS, 110.0),
-        ]));
-        assert!(told[2].contains("scatter too much"), "{told:?}");
+        let in_turns = |low, high| {
+            let ratio = Ratio { low, value: 1.09, high };
+            let lockstep = Some(lockstep::Figures { ratio, blank_ns: 800.0, call_ns: 872.0 });
+            verdicts(&Results { lockstep, ..results(&[]) }).remove(0)
+        };
+        let told = in_turns(1.08, 1.099);
+        assert!(
+            told.contains("1.090 times") && told.contains("**holds**") && told.contains("872 ns and 800 ns"),
+            "{told}"
+        );
+        assert!(in_turns(1.08, 1.101).contains("scatter too much"));
+        assert!(in_turns(1.101, 1.12).contains("**does not hold**"));
+        let ratio = Ratio { low: 1.011, value: 1.02, high: 1.03 };
+        let closely = BTreeMap::from([(PROGRAMS, closely::Figures { ratio, turns: 40 })]);
+        let told = verdicts(&Results { closely, ..results(&[]) });
+        assert!(told[2].contains("1.0200 times") && told[2].contains("**does not hold**. 40 turns"), "{told:?}");
     }
 
     #[test]

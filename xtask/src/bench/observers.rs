@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::Place;
+use super::{Place, service};
 use crate::shell;
 
 /// One way to observe.
@@ -27,6 +27,7 @@ pub struct Observer {
 enum Kind {
     Nothing,
     Daemon { depth: &'static str, blank: bool },
+    Service,
     Bpftrace { histogram: bool },
     Perf { record: bool },
     Heaptrack,
@@ -41,16 +42,18 @@ pub const ALONE: usize = 0;
 pub const BLANK: usize = 1;
 pub const SYSMALLOC: usize = 3;
 pub const CALL: usize = 5;
+pub const SERVICE: usize = 6;
 /// From here on: other tools.
-pub const OTHERS: usize = 6;
+pub const OTHERS: usize = 7;
 
 pub const OBSERVERS: &[Observer] = &[
-    observer("nothing attached", true, 4, Kind::Nothing),
+    observer("nothing attached", true, 2, Kind::Nothing),
     observer("empty program, sites of `call`", true, 2, Kind::Daemon { depth: "call", blank: true }),
     observer("malloc-daemon `syscall`", false, 2, Kind::Daemon { depth: "syscall", blank: false }),
-    observer("malloc-daemon `sysmalloc`", true, 4, Kind::Daemon { depth: "sysmalloc", blank: false }),
+    observer("malloc-daemon `sysmalloc`", true, 2, Kind::Daemon { depth: "sysmalloc", blank: false }),
     observer("malloc-daemon `arena`", false, 2, Kind::Daemon { depth: "arena", blank: false }),
     observer("malloc-daemon `call`", true, 2, Kind::Daemon { depth: "call", blank: false }),
+    observer("malloc-daemon `call` within the budget of `serve`", true, 2, Kind::Service),
     observer("bpftrace count", false, 1, Kind::Bpftrace { histogram: false }),
     observer("bpftrace histogram", true, 1, Kind::Bpftrace { histogram: true }),
     observer("perf stat, uprobes", false, 1, Kind::Perf { record: false }),
@@ -58,6 +61,8 @@ pub const OBSERVERS: &[Observer] = &[
     observer("heaptrack, preloaded", true, 1, Kind::Heaptrack),
 ];
 
+/// The service at its deepest, with its default budget.
+const DEEP: [&str; 2] = ["--depth", "call"];
 /// What is counted in each library.
 const FUNCTIONS: [&str; 4] = ["malloc", "calloc", "realloc", "free"];
 /// How long an observer may take to be ready, and to stop.
@@ -88,6 +93,7 @@ impl Observer {
                 let blank = if blank { "MALLOC_DAEMON_BLANK=1 " } else { "" };
                 format!("{blank}malloc-daemon record --all --depth {depth} -o /dev/null")
             }
+            Kind::Service => format!("malloc-daemon serve {}", DEEP.join(" ")),
             Kind::Bpftrace { .. } => format!("bpftrace -e '{}'", self.script(Path::new("LIB"))),
             Kind::Perf { record } => {
                 let rest = if record { "perf record -a -e 'mdbench:*'" } else { "perf stat -a -e 'mdbench:*'" };
@@ -113,6 +119,15 @@ impl Observer {
                     command.env("MALLOC_DAEMON_BLANK", "1");
                 }
                 started(command.stderr(Stdio::piped()), "recording all", idle)
+            }
+            Kind::Service => {
+                let (child, listen) = service::start(place, &DEEP)?;
+                let running = Running { child: Some(child), ..idle };
+                if let Err(error) = service::wait_until_ready(&listen, Instant::now()) {
+                    running.stop()?;
+                    return Err(error);
+                }
+                Ok(running)
             }
             Kind::Bpftrace { .. } => {
                 installed("bpftrace")?;
@@ -178,6 +193,17 @@ impl Running {
         }
         ended
     }
+}
+
+/// Records one process at depth `call`, or probes the same sites with the empty program.
+pub fn record_process(place: &Place, pid: u32, blank: bool) -> Result<Running> {
+    let mut command = Command::new(&place.daemon);
+    command.args(["record", "--pid", &pid.to_string(), "--depth", "call", "-o", "/dev/null"]);
+    if blank {
+        command.env("MALLOC_DAEMON_BLANK", "1");
+    }
+    let idle = Running { child: None, preload: None, events: false, data: None };
+    started(command.stderr(Stdio::piped()), "recording process", idle)
 }
 
 fn installed(program: &str) -> Result<()> {
@@ -273,7 +299,10 @@ mod tests {
         assert!(matches!(OBSERVERS[BLANK].kind, Kind::Daemon { depth: "call", blank: true }));
         assert!(matches!(OBSERVERS[SYSMALLOC].kind, Kind::Daemon { depth: "sysmalloc", blank: false }));
         assert!(matches!(OBSERVERS[CALL].kind, Kind::Daemon { depth: "call", blank: false }));
-        assert!(OBSERVERS[OTHERS..].iter().all(|other| !matches!(other.kind, Kind::Daemon { .. } | Kind::Nothing)));
+        assert!(matches!(OBSERVERS[SERVICE].kind, Kind::Service));
+        let is_ours =
+            |observer: &Observer| matches!(observer.kind, Kind::Daemon { .. } | Kind::Service | Kind::Nothing);
+        assert!(!OBSERVERS[OTHERS..].iter().any(is_ours));
     }
 
     #[test]

@@ -85,13 +85,30 @@ fn gathered(crowd: &mut Child) -> Result<()> {
     if line.trim() == "ready" { Ok(()) } else { bail!("the crowd says {line:?}: a limit of processes?") }
 }
 
-fn beside(place: &Place) -> Result<Figures> {
+/// Starts the service on a port that is free; the process, and where it will listen.
+pub fn start(place: &Place, more: &[&str]) -> Result<(Child, String)> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let listen = format!("127.0.0.1:{port}");
     let mut command = Command::new(&place.daemon);
-    command.args(["serve", "--listen", &listen]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(["serve", "--listen", &listen]).args(more);
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok((quiet.spawn().context("the daemon does not start")?, listen))
+}
+
+/// Waits until the service counts; `began` is its start.
+pub fn wait_until_ready(listen: &str, began: Instant) -> Result<()> {
+    while !get(listen, "/readyz").is_ok_and(|(status, _)| status == 200) {
+        if began.elapsed() > PATIENCE {
+            bail!("the service is not ready");
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+fn beside(place: &Place) -> Result<Figures> {
     let began = Instant::now();
-    let mut daemon = command.spawn().context("the daemon does not start")?;
+    let (mut daemon, listen) = start(place, &[])?;
     let figures = observe(&listen, daemon.id(), began);
     if figures.is_err() {
         let _ = daemon.kill();
@@ -104,12 +121,7 @@ fn beside(place: &Place) -> Result<Figures> {
 }
 
 fn observe(listen: &str, pid: u32, began: Instant) -> Result<Figures> {
-    while !get(listen, "/readyz").is_ok_and(|(status, _)| status == 200) {
-        if began.elapsed() > PATIENCE {
-            bail!("the service is not ready");
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
+    wait_until_ready(listen, began)?;
     let ready_ms = milliseconds(began);
     thread::sleep(SETTLING);
     let (before, watched) = (cpu_ticks(pid)?, Instant::now());

@@ -36,7 +36,7 @@ impl Series {
     }
 }
 
-/// The ratio of two medians, with the interval that holds it in 95 of 100 cases, by drawing from the samples again.
+/// A ratio with the interval that holds it in 95 of 100 cases, by drawing from the samples again.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ratio {
     pub low: f64,
@@ -44,31 +44,47 @@ pub struct Ratio {
     pub high: f64,
 }
 
-/// CPU time of `above` as a multiple of that of `below`.
-pub fn cpu_ratio(above: &Series, below: &Series) -> Option<Ratio> {
+/// The median of the ratios of values that were measured one right after the other.
+pub fn paired_ratio(above: &[f64], below: &[f64]) -> Option<Ratio> {
+    let ratios: Vec<f64> = above.iter().zip(below).filter(|(_, b)| **b > 0.0).map(|(a, b)| a / b).collect();
+    let mut draws = Draws::new();
+    interval(median(ratios.clone())?, || median(draws.from(&ratios)))
+}
+
+fn interval(value: f64, draw: impl FnMut() -> Option<f64>) -> Option<Ratio> {
     const DRAWS: usize = 2000;
-    let cpu = |series: &Series| series.samples.iter().map(|sample| sample.cpu).collect::<Vec<_>>();
-    let (above, below) = (cpu(above), cpu(below));
-    let median = |values: Vec<f64>| spread(values).map(|spread| spread.median).filter(|median| *median > 0.0);
-    let value = median(above.clone())? / median(below.clone())?;
-    // Numbers of this generator (xorshift, Marsaglia 2003) are the same in every run: the interval can be told again.
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut drawn = |from: &[f64]| {
-        let one = |_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            from.get((state % from.len().max(1) as u64) as usize).copied().unwrap_or(0.0)
-        };
-        (0..from.len()).map(one).collect::<Vec<_>>()
-    };
-    let mut ratios: Vec<f64> =
-        (0..DRAWS).filter_map(|_| Some(median(drawn(&above))? / median(drawn(&below))?)).collect();
+    let mut ratios: Vec<f64> = std::iter::repeat_with(draw).take(DRAWS).flatten().collect();
     ratios.sort_by(f64::total_cmp);
     Some(Ratio { low: *ratios.get(DRAWS / 40)?, value, high: *ratios.get(DRAWS - DRAWS / 40)? })
 }
 
-fn spread(mut values: Vec<f64>) -> Option<Spread> {
+/// `None` without values, and where it is no measure of anything.
+pub fn median(values: Vec<f64>) -> Option<f64> {
+    spread(values).map(|spread| spread.median).filter(|median| *median > 0.0)
+}
+
+/// Samples drawn from samples. Numbers of this generator (xorshift, Marsaglia 2003) are the same in every run: an
+/// interval can be told again.
+struct Draws(u64);
+
+impl Draws {
+    fn new() -> Self {
+        Self(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn from(&mut self, samples: &[f64]) -> Vec<f64> {
+        let mut one = || {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            samples.get((self.0 % samples.len().max(1) as u64) as usize).copied().unwrap_or(0.0)
+        };
+        samples.iter().map(|_| one()).collect()
+    }
+}
+
+/// Of some values; `None` without any.
+pub fn spread(mut values: Vec<f64>) -> Option<Spread> {
     values.sort_by(f64::total_cmp);
     let (least, greatest) = (*values.first()?, *values.last()?);
     let middle = values.len() / 2;
@@ -83,19 +99,21 @@ mod tests {
 
     #[test]
     fn the_interval_of_a_ratio_holds_it_and_narrows_with_the_samples() {
-        let series = |count: usize, shift: f64| Series {
-            samples: (0..count)
-                .map(|n| {
-                    let cpu = shift + (n * 7 % 10) as f64;
-                    Sample { cpu, wall: cpu }
-                })
-                .collect(),
-        };
-        let few = cpu_ratio(&series(10, 110.0), &series(10, 100.0)).expect("samples");
-        let many = cpu_ratio(&series(200, 110.0), &series(200, 100.0)).expect("samples");
-        assert!((few.value - 114.5 / 104.5).abs() < 1e-9 && few.low < few.value && few.value < few.high);
+        let values = |count: usize, shift: f64| (0..count).map(|n| shift + (n * 7 % 10) as f64).collect::<Vec<_>>();
+        let ratio = |count| paired_ratio(&values(count, 110.0), &values(count, 100.0)).expect("values");
+        let (few, many) = (ratio(10), ratio(200));
+        assert!(few.low <= few.value && few.value <= few.high, "{few:?}");
         assert!(many.high - many.low < few.high - few.low, "{many:?} {few:?}");
-        assert_eq!(cpu_ratio(&Series::default(), &series(3, 1.0)), None);
+    }
+
+    #[test]
+    fn pairs_tell_a_ratio_through_a_pace_that_changes() {
+        let pace = |n: usize| 1.0 + (n / 40 % 2) as f64;
+        let below: Vec<f64> = (0..400).map(|n| 100.0 * pace(n) + (n * 7 % 5) as f64).collect();
+        let above: Vec<f64> = (0..400).map(|n| 105.0 * pace(n) + (n * 3 % 5) as f64).collect();
+        let told = paired_ratio(&above, &below).expect("values");
+        assert!(told.low > 1.04 && told.high < 1.06, "{told:?}");
+        assert_eq!(paired_ratio(&[1.0], &[0.0]), None);
     }
 
     #[test]

@@ -69,14 +69,14 @@ pub const WORKLOADS: &[Workload] = &[
         name: "sqlite3",
         shown: "sqlite3 :memory: with 20,000 rows inserted, an index, a sum",
         quick: true,
-        repeats: 6,
+        repeats: 3,
         run: |_, prepare| program(prepare, "sqlite3", &[":memory:", SQL]),
     },
     Workload {
         name: "python3 json",
         shown: "python3 -c: 60 times json.loads(json.dumps(400 objects)), PYTHONMALLOC=malloc",
         quick: false,
-        repeats: 3,
+        repeats: 1,
         run: |_, prepare| {
             let malloc = |command: &mut Command| {
                 command.env("PYTHONMALLOC", "malloc");
@@ -100,7 +100,7 @@ pub const WORKLOADS: &[Workload] = &[
         shown: "redis-benchmark -n 20000 -t set,get -d 100 over a Unix socket; the server's CPU time, with the libc's \
                 malloc: LD_PRELOAD=LIB comes before the allocator that distributions link it with",
         quick: true,
-        repeats: 3,
+        repeats: 1,
         run: redis,
     },
 ];
