@@ -12,6 +12,10 @@ use crate::probes::{Attached, MultiPrograms, process_cpu_ns, thread_cpu_ns};
 
 /// How often a fully probed process is looked at: what a sudden rate costs before full probing ends.
 const POLL_NS: u64 = 25_000_000;
+/// The same for one of which nothing is known yet: it may end before it has run for as long as that.
+const FIRST_POLL_NS: u64 = 5_000_000;
+/// How long that lasts.
+const NEW_NS: u64 = 100_000_000;
 /// The same for one that is probed in windows: only its load is of interest.
 const SLOW_POLL_NS: u64 = 200_000_000;
 /// Attaching 15 sites takes about this long (Linux 6.18).
@@ -53,6 +57,8 @@ pub(super) struct Subject {
     pub(super) controller: Controller,
     pub(super) image: Option<Image>,
     pub(super) state: State,
+    /// Since when it is probed.
+    pub(super) since_ns: u64,
     pub(super) poll_ns: u64,
 }
 
@@ -107,6 +113,7 @@ impl Subject {
         let rung = self.controller.rung();
         let call = rung == Rung::Full || open.is_some();
         let arena = rung >= Rung::Arena || open == Some(Rung::Windows);
+        let mut unwanted = Vec::new();
         for part in &mut self.parts {
             // The dear one goes first.
             let levels = [(call, &mut part.call, &part.probes.call), (arena, &mut part.arena, &part.probes.arena)];
@@ -116,20 +123,24 @@ impl Subject {
                         Ok(attached) => *link = Some(attached),
                         Err(error) => tracing::debug!(pid = self.pid, %error, "a window stays closed"),
                     },
-                    (false, true) => {
-                        if let (Some(link), Some(to_close)) = (link.take(), to_close) {
-                            let _ = to_close.send((vec![link], None));
-                        }
-                    }
+                    (false, true) => unwanted.extend(link.take()),
                     _ => {}
                 }
             }
+        }
+        if let Some(to_close) = to_close.filter(|_| !unwanted.is_empty()) {
+            let _ = to_close.send((unwanted, None));
         }
     }
 
     pub(super) fn work(&mut self, now: u64, floor_ns: u64, price: HitPrice, rows: &Rows, accounts: &Accounts) {
         if now >= self.poll_ns {
-            self.poll_ns = now + if self.controller.rung() >= Rung::Arena { POLL_NS } else { SLOW_POLL_NS };
+            self.poll_ns = now
+                + match self.controller.rung() {
+                    Rung::Windows => SLOW_POLL_NS,
+                    _ if now.saturating_sub(self.since_ns) < NEW_NS => FIRST_POLL_NS,
+                    _ => POLL_NS,
+                };
         }
         let Some(cpu_ns) = process_cpu_ns(self.pid) else {
             // It has ended: its owner says so soon.

@@ -2,8 +2,8 @@
 //! accounts that estimates are made from. `budget/` decides; this does.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,6 +21,10 @@ use crate::probes::{AttachError, Attached, FileProbes, MultiPrograms, Object, de
 const WINDOW_NS: u64 = 50_000_000;
 /// CPU time that attaching and detaching takes for one window, measured on Linux 6.18: 0.5 to 0.9 ms.
 const WINDOW_CPU_NS: f64 = 1e6;
+
+/// Threads that close links. A link's probes are out within a millisecond, and the kernel's readers are waited for after
+/// that, 30 to 120 ms (Linux 6.18): the next link must not wait for that, its probes take hits all the while.
+const CLOSERS: usize = 4;
 
 /// The probes of one file in one process.
 #[derive(Debug)]
@@ -103,7 +107,12 @@ impl Windows {
         let programs = Arc::new(programs);
         let (commands, orders) = channel();
         let (to_close, closing) = channel::<ToClose>();
-        let closer = std::thread::Builder::new().name("detacher".to_owned()).spawn(move || close(&closing))?;
+        let closing = Arc::new(Mutex::new(closing));
+        let closer = || {
+            let closing = Arc::clone(&closing);
+            std::thread::Builder::new().name("detacher".to_owned()).spawn(move || close(&closing))
+        };
+        let closers = (0..CLOSERS).map(|_| closer()).collect::<Result<_, _>>()?;
         let worker = Worker {
             share,
             price,
@@ -113,7 +122,7 @@ impl Windows {
             accounts: Arc::clone(&accounts),
             subjects: HashMap::new(),
             to_close: Some(to_close),
-            closer: Some(closer),
+            closers,
         };
         let thread = std::thread::Builder::new().name("windows".to_owned()).spawn(move || worker.run(&orders))?;
         Ok(Self { commands: Some(commands), thread: Some(thread), accounts: Shared(accounts), programs, price })
@@ -201,11 +210,15 @@ impl Drop for Windows {
 pub(super) type ToClose = (Vec<Attached>, Option<Sender<()>>);
 
 /// Closes links, many at once: the windows' thread does not wait for the kernel.
-fn close(closing: &Receiver<ToClose>) {
+fn close(closing: &Mutex<Receiver<ToClose>>) {
     // A link needs no privilege to be closed.
     privileges::keep_or_say(privileges::Keep::Nothing);
-    while let Ok(first) = closing.recv() {
-        let (links, done): (Vec<_>, Vec<_>) = std::iter::once(first).chain(closing.try_iter()).unzip();
+    let next = || {
+        let closing = locked(closing);
+        let first = closing.recv().ok()?;
+        Some(std::iter::once(first).chain(closing.try_iter()).unzip::<_, _, Vec<_>, Vec<_>>())
+    };
+    while let Some((links, done)) = next() {
         detach_all(links.into_iter().flatten().collect());
         drop(done);
     }
@@ -220,7 +233,7 @@ struct Worker {
     accounts: Accounts,
     subjects: HashMap<u32, Subject>,
     to_close: Option<Sender<ToClose>>,
-    closer: Option<JoinHandle<()>>,
+    closers: Vec<JoinHandle<()>>,
 }
 
 impl Worker {
@@ -240,7 +253,7 @@ impl Worker {
         let links = self.subjects.drain().flat_map(|(_, subject)| subject.parts).flat_map(|p| [p.call, p.arena]);
         detach_all(links.flatten().collect());
         self.to_close = None;
-        if let Some(closer) = self.closer.take() {
+        for closer in self.closers.drain(..) {
             let _ = closer.join();
         }
     }
@@ -257,6 +270,7 @@ impl Worker {
                     controller: Controller::new(share, now, now ^ u64::from(pid) << 32),
                     image: None,
                     state: State::Full,
+                    since_ns: now,
                     poll_ns: now,
                 });
                 for (price, other) in subject.prices.calls.iter_mut().zip(prices.calls) {

@@ -31,8 +31,9 @@ pub fn render(place: &Place, results: &Results) -> String {
         &mut out,
         &format!(
             "{how}{} rounds in {} s. In each round every observer is started once for the whole machine and every workload runs \
-             under it, so that a change of the machine's pace falls on all alike. A figure is the median of all runs, in brackets \
-             the least and the greatest. CPU time is user and system time of the observed program.\n",
+             under it, so that a change of the machine's pace falls on all alike; what is compared to a hundredth takes turns apart \
+             from that. A figure is the median of all runs, in brackets the least and the greatest. CPU time is user and \
+             system time of the observed program.\n",
             results.rounds, results.seconds
         ),
     );

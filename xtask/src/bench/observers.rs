@@ -61,8 +61,8 @@ pub const OBSERVERS: &[Observer] = &[
     observer("heaptrack, preloaded", true, 1, Kind::Heaptrack),
 ];
 
-/// The service at its deepest, with its default budget.
-const DEEP: [&str; 2] = ["--depth", "call"];
+/// The service's configuration: every process is chosen, within the default budget.
+const DEEP: &str = "[deep]\ncomm = [\"*\"]\n";
 /// What is counted in each library.
 const FUNCTIONS: [&str; 4] = ["malloc", "calloc", "realloc", "free"];
 /// How long an observer may take to be ready, and to stop.
@@ -93,7 +93,7 @@ impl Observer {
                 let blank = if blank { "MALLOC_DAEMON_BLANK=1 " } else { "" };
                 format!("{blank}malloc-daemon record --all --depth {depth} -o /dev/null")
             }
-            Kind::Service => format!("malloc-daemon serve {}", DEEP.join(" ")),
+            Kind::Service => "malloc-daemon serve --config FILE; in FILE: [deep] comm = ['*']".to_owned(),
             Kind::Bpftrace { .. } => format!("bpftrace -e '{}'", self.script(Path::new("LIB"))),
             Kind::Perf { record } => {
                 let rest = if record { "perf record -a -e 'mdbench:*'" } else { "perf stat -a -e 'mdbench:*'" };
@@ -121,7 +121,9 @@ impl Observer {
                 started(command.stderr(Stdio::piped()), "recording all", idle)
             }
             Kind::Service => {
-                let (child, listen) = service::start(place, &DEEP)?;
+                let config = place.folder.join("serve.toml");
+                fs::write(&config, DEEP).with_context(|| format!("cannot write {}", config.display()))?;
+                let (child, listen) = service::start(place, &["--config".as_ref(), config.as_os_str()])?;
                 let running = Running { child: Some(child), ..idle };
                 if let Err(error) = service::wait_until_ready(&listen, Instant::now()) {
                     running.stop()?;

@@ -1,5 +1,6 @@
 //! What the service itself takes: at rest beside idle processes, and at work beside busy ones.
 use std::{
+    ffi::OsStr,
     fs,
     io::{BufRead, BufReader},
     net::TcpListener,
@@ -86,7 +87,7 @@ fn gathered(crowd: &mut Child) -> Result<()> {
 }
 
 /// Starts the service on a port that is free; the process, and where it will listen.
-pub fn start(place: &Place, more: &[&str]) -> Result<(Child, String)> {
+pub fn start(place: &Place, more: &[&OsStr]) -> Result<(Child, String)> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let listen = format!("127.0.0.1:{port}");
     let mut command = Command::new(&place.daemon);
