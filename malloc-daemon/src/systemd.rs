@@ -17,13 +17,13 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// that the daemon is alive: an observer that hangs is not.
 pub async fn report(
     mut readiness: watch::Receiver<Readiness>,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
     mut progress: watch::Receiver<()>,
 ) {
-    if readiness.wait_for(|readiness| *readiness == Readiness::Ready).await.is_err() {
+    if readiness.wait_for(|readiness| *readiness == Readiness::Ready).await.is_err() || !has_manager() {
         return;
     }
-    let mut status = status(&snapshots.borrow());
+    let mut status = status(&snapshots.borrow_and_update());
     tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
     // A third of the time allowed: one delay does not end the service.
     let alive_every = sd_notify::watchdog_enabled().map(|time| time / 3);
@@ -38,7 +38,10 @@ pub async fn report(
         if alive_every.is_some() {
             tell(&[NotifyState::Watchdog]);
         }
-        let now = self::status(&snapshots.borrow());
+        if !snapshots.has_changed().unwrap_or(false) {
+            continue;
+        }
+        let now = self::status(&snapshots.borrow_and_update());
         if now != status {
             status = now;
             tell(&[NotifyState::Status(&status)]);
@@ -59,6 +62,11 @@ pub fn reloading(reload: impl FnOnce()) {
 /// Says that the end has begun.
 pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("taking the probes out")]);
+}
+
+/// Whether there is anybody to tell.
+fn has_manager() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
 fn tell(state: &[NotifyState<'_>]) {

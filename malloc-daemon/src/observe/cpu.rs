@@ -74,8 +74,11 @@ impl CpuTimes {
                 self.note(image, now_ns);
             }
         }
-        let held: std::collections::HashSet<_> = images.iter().map(|image| key(image)).collect();
-        self.images.retain(|key, _| held.contains(key));
+        // Never more than twice what there is.
+        if self.images.len() > 2 * images.len() {
+            let held: std::collections::HashSet<_> = images.iter().map(|image| key(image)).collect();
+            self.images.retain(|key, _| held.contains(key));
+        }
         self.ended.clear();
         self.read_ended = 0;
     }

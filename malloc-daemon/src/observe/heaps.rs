@@ -124,7 +124,7 @@ impl Heaps {
         let mut due: Vec<(u64, Job, u64, Option<u64>)> = Vec::new();
         for image in images.iter().filter(|image| image.slot.end_ns == 0) {
             let id = ProcessId::of(&image.slot);
-            let (activity, cpu_ns) = (activity(image), cpu(image));
+            let cpu_ns = cpu(image);
             let has_run = |known: &Known| self.pace == Pace::CLOSE || known.cpu_ns != cpu_ns;
             let may_have_freed =
                 |known: &Known| now >= known.idle_ns && (has_run(known) || now - known.idle_ns >= ASLEEP_NS);
@@ -132,10 +132,10 @@ impl Heaps {
             let is_due = match known {
                 None => true,
                 Some(known) if known.asked || known.blocked => false,
-                Some(known) => now >= known.next_ns && (activity != known.activity || may_have_freed(known)),
+                Some(known) => now >= known.next_ns && (activity(image) != known.activity || may_have_freed(known)),
             };
             if is_due && let Some(place) = place(image) {
-                due.push((known.map_or(0, |known| known.next_ns), Job { id, place }, activity, cpu_ns));
+                due.push((known.map_or(0, |known| known.next_ns), Job { id, place }, activity(image), cpu_ns));
             }
         }
         // Who has waited longest comes first.
