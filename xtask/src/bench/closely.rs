@@ -18,7 +18,7 @@ use super::{
 /// What is measured, where it could not be.
 pub const NAME: &str = "`sysmalloc` and nothing attached in turns";
 /// Runs of each of [`SERVERS`] in a turn: about 0.3 s each.
-const RUNS: [usize; 3] = [6, 3, 1];
+const RUNS: [usize; 3] = [4, 3, 1];
 
 /// What was measured of one workload.
 #[derive(Debug, Clone, Copy)]

@@ -67,9 +67,9 @@ pub const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "sqlite3",
-        shown: "sqlite3 :memory: with 20,000 rows inserted, an index, a sum",
+        shown: "sqlite3 :memory: with 60,000 rows inserted, an index, a sum",
         quick: true,
-        repeats: 3,
+        repeats: 1,
         run: |_, prepare| program(prepare, "sqlite3", &[":memory:", SQL]),
     },
     Workload {
@@ -103,10 +103,19 @@ pub const WORKLOADS: &[Workload] = &[
         repeats: 1,
         run: redis,
     },
+    Workload {
+        name: "20 starts",
+        shown: "sh -c with 20 times /bin/true: what a program costs that does nothing but start",
+        quick: false,
+        repeats: 1,
+        run: |_, prepare| program(prepare, "sh", &["-c", STARTS]),
+    },
 ];
 
+const STARTS: &str = "i=0; while [ $i -lt 20 ]; do /bin/true; i=$((i+1)); done";
+
 const SQL: &str = "create table t(a,b); with recursive c(x) as (select 1 union all select x+1 from c where \
-                   x<20000) insert into t select x, hex(randomblob(20)) from c; create index i on t(b); \
+                   x<60000) insert into t select x, hex(randomblob(20)) from c; create index i on t(b); \
                    select sum(a) from t;";
 const JSON: &str = "import json\nd=[{'id':i,'name':'n%d'%i,'tags':['a','b',str(i)]} for i in range(400)]\n\
                     for _ in range(60): json.loads(json.dumps(d))";
