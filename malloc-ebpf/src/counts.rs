@@ -89,7 +89,7 @@ fn held_or_taken(at: *mut u32, pool: &Stack<u32>) -> Option<HistogramId> {
 #[inline(always)]
 pub fn record(histogram: HistogramId, value: u64) {
     if let Some(h) = HISTOGRAMS.get_ptr_mut(histogram) {
-        let bucket = machine::opaque(u64::from(histogram::bucket(value)));
+        let bucket = machine::opaque(u64::from(histogram::bucket_by(value, machine::opaque)));
         if bucket < BUCKETS as u64 {
             // SAFETY: the index was just checked, the histogram is a map value.
             unsafe {
