@@ -11,8 +11,8 @@ const SMALL: usize = 1024;
 /// What 8 bits more add to the bucket of a value.
 const BY_EIGHT_BITS: u32 = 8 * 4;
 
-/// The buckets of the values below [`SMALL`]. BPF has no instruction that counts leading zeros, and what the compiler
-/// makes of it takes longer than all the rest of counting a call.
+/// The buckets of the values below [`SMALL`]. BPF has no instruction that counts leading zeros: the
+/// compiler makes a chain of shifts and multiplications of it.
 static BUCKET_OF: [u8; SMALL] = {
     let mut buckets = [0; SMALL];
     let mut value = 0;

@@ -43,8 +43,8 @@ static STACK_BURST: Global<u64> = Global::new(0);
 
 /// The kernel this program runs in.
 pub struct Bpf {
-    /// Process id and thread id of the running thread: asked once, a call of the kernel's costs more than a program that
-    /// does nothing.
+    /// Process id (the upper half) and thread id of the running thread: every hit needs both, and asking is a call of
+    /// the kernel's.
     id: u64,
 }
 

@@ -16,7 +16,7 @@ const POLL_NS: u64 = 25_000_000;
 const FIRST_POLL_NS: u64 = 5_000_000;
 /// How long that lasts.
 const NEW_NS: u64 = 100_000_000;
-/// The same for one that is probed in windows: only its load is of interest.
+/// How often one that is probed in windows is looked at: only its load is of interest.
 const SLOW_POLL_NS: u64 = 200_000_000;
 /// Attaching 15 sites takes about this long (Linux 6.18).
 const ATTACH_NS: u64 = 8_000_000;

@@ -111,12 +111,9 @@ fn verdicts(results: &Results) -> Vec<String> {
         });
     }
     for (o, observer) in OBSERVERS.iter().enumerate().skip(OTHERS) {
-        let against = |ours: usize| {
-            let ratios = (0..WORKLOADS.len()).filter_map(|w| Some((w, ratio(cpu(o, w), cpu(ours, w))?)));
-            ratios.collect::<Vec<_>>()
-        };
         for (ours, what) in [(CALL, "depth `call`"), (SERVICE, "depth `call` within the budget of `serve`")] {
-            let compared = against(ours);
+            let ratios = (0..WORKLOADS.len()).filter_map(|w| Some((w, ratio(cpu(o, w), cpu(ours, w))?)));
+            let compared: Vec<(usize, f64)> = ratios.collect();
             if compared.is_empty() {
                 continue;
             }

@@ -112,14 +112,7 @@ impl Observer {
                 let preload = HEAPTRACK.iter().map(PathBuf::from).find(|path| path.is_file());
                 Ok(Running { preload: Some(preload.context("heaptrack is not installed")?), ..idle })
             }
-            Kind::Daemon { depth, blank } => {
-                let mut command = Command::new(&place.daemon);
-                command.args(["record", "--all", "--depth", depth, "-o", "/dev/null"]);
-                if blank {
-                    command.env("MALLOC_DAEMON_BLANK", "1");
-                }
-                started(command.stderr(Stdio::piped()), "recording all", idle)
-            }
+            Kind::Daemon { depth, blank } => record(place, &["--all", "--depth", depth], blank),
             Kind::Service => {
                 let config = place.folder.join("serve.toml");
                 fs::write(&config, DEEP).with_context(|| format!("cannot write {}", config.display()))?;
@@ -199,13 +192,18 @@ impl Running {
 
 /// Records one process at depth `call`, or probes the same sites with the empty program.
 pub fn record_process(place: &Place, pid: u32, blank: bool) -> Result<Running> {
+    record(place, &["--pid", &pid.to_string(), "--depth", "call"], blank)
+}
+
+fn record(place: &Place, what: &[&str], blank: bool) -> Result<Running> {
     let mut command = Command::new(&place.daemon);
-    command.args(["record", "--pid", &pid.to_string(), "--depth", "call", "-o", "/dev/null"]);
+    command.arg("record").args(what).args(["-o", "/dev/null"]);
     if blank {
         command.env("MALLOC_DAEMON_BLANK", "1");
     }
     let idle = Running { child: None, preload: None, events: false, data: None };
-    started(command.stderr(Stdio::piped()), "recording process", idle)
+    // "recording all processes", "recording process 7".
+    started(command.stderr(Stdio::piped()), "recording ", idle)
 }
 
 fn installed(program: &str) -> Result<()> {
