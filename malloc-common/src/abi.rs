@@ -207,6 +207,8 @@ pub struct Slot {
     pub mmapped_bytes: u64,
     /// When these four were read, nanoseconds since boot.
     pub threshold_ns: u64,
+    /// Where `mp_` lies, an [`MpPlace`](crate::tracker::MpPlace); 0: not known.
+    pub mp_place: u64,
     /// When a crossing was last sent with its stack, nanoseconds since boot.
     pub sampled_ns: u64,
     /// Mapped chunks whose page faults are being counted.
@@ -232,8 +234,11 @@ pub struct Histogram {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flight {
-    /// Stack pointer at the branch that leads to a system call; 0: none is expected.
+    /// Stack pointer at the branch that leads to a system call, or where `sysmalloc` is sure to take one; 0: none is
+    /// expected.
     pub branch_sp: u64,
+    /// Stack pointer at the last `sysmalloc`; 0: none seen.
+    pub sysmalloc_sp: u64,
     /// `nb` of the last `sysmalloc`; 0: none seen.
     pub nb: u64,
     /// When the system call entered, nanoseconds since boot.
@@ -363,6 +368,7 @@ impl Slot {
         mmapped_chunks: 0,
         mmapped_bytes: 0,
         threshold_ns: 0,
+        mp_place: 0,
         sampled_ns: 0,
         watches: [Watch::FREE; WATCHES],
         series: [0; SERIES],
@@ -409,10 +415,10 @@ impl Event {
 }
 
 const _: () = {
-    assert!(size_of::<Slot>() == 104 + WATCHES * size_of::<Watch>() + SERIES * 4 + COUNTERS * 8);
+    assert!(size_of::<Slot>() == 112 + WATCHES * size_of::<Watch>() + SERIES * 4 + COUNTERS * 8);
     assert!(size_of::<Slot>().is_multiple_of(8));
     assert!(size_of::<Histogram>() == 8 * (1 + BUCKETS));
-    assert!(size_of::<Flight>() == 8 * 17 + 16 + size_of::<Chunk>());
+    assert!(size_of::<Flight>() == 8 * 18 + 16 + size_of::<Chunk>());
     assert!(size_of::<Event>() == 24 + 16 + 80);
     assert!(size_of::<Sample>() == size_of::<Event>() + 32 + 8 * SAVED_REGISTERS + STACK_BYTES);
     assert!(Counter::Told(HeapEvent::SbrkLess).index() + 1 == COUNTERS);

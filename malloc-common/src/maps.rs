@@ -111,7 +111,7 @@ pub const fn kernel_bytes(
         + events
         + samples
         + 8 * RECENT_SLOTS as u64
-        + INHERITED as u64 * (16 + 8 + ENTRY)
+        + INHERITED as u64 * (24 + 8 + ENTRY)
 }
 
 const _: () = {

@@ -71,6 +71,14 @@ pub struct MpOffsets {
     pub mmapped_mem: u32,
 }
 
+/// Bytes that the heap of an arena other than the main one may have, by `hp_pagesize`: `HEAP_MAX_SIZE`, and four huge pages
+/// where heaps are made of them (`heap_max_size` in `malloc/arena.c`, glibc 2.35 to 2.44).
+#[must_use]
+#[inline(always)]
+pub const fn largest_heap(hp_pagesize: u64) -> u64 {
+    if hp_pagesize == 0 { 64 << 20 } else { hp_pagesize.saturating_mul(4) }
+}
+
 /// `size_t trim_threshold` in `mp_`, every layout.
 pub const MP_TRIM_THRESHOLD: u32 = 0;
 /// `INTERNAL_SIZE_T top_pad` in `mp_`, every layout.
@@ -94,6 +102,7 @@ impl MpLayout {
     /// Offset of `INTERNAL_SIZE_T hp_pagesize`: the size of huge pages that the heaps are made of, 0 without; `None`:
     /// this version makes no such heaps.
     #[must_use]
+    #[inline(always)]
     pub const fn hp_pagesize(self) -> Option<u32> {
         match self {
             MpLayout::Unknown | MpLayout::Upto234 => None,

@@ -154,6 +154,7 @@ fn nothing_yet() -> Snapshot {
 fn observe(mut wishes: Wishes, posts: &Posts, mut history: Option<&mut History>) -> Result<(), StartError> {
     let mut observer = Observer::start(Options {
         depth: wishes.depth,
+        deepens: true,
         selection: Selection::Everything,
         tracing: false,
         faults: wishes.faults,

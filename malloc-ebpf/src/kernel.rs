@@ -4,15 +4,15 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, pt_regs};
 use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
-    bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs,
+    bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_task_pt_regs,
 };
 use malloc_common::abi::{Counter, EVENT_CROSSING, Event, Flight, Origin, SLOT_LIVE, SLOT_REPLACED, Sample, Series};
 use malloc_common::allowance::{Allowance, FIRST_SAMPLES, RESERVED_SAMPLES, SAMPLE_EVERY_NS};
 use malloc_common::chunk::{Chunk, ChunkKey, WATCHES, Watch};
 use malloc_common::loss::Loss;
 use malloc_common::maps::RECENT_SLOTS;
-use malloc_common::site::{MP_MMAP_THRESHOLD, MP_TRIM_THRESHOLD, MpLayout, PtRegsWord};
-use malloc_common::tracker::{HistogramId, Kernel, Mp, Registers, SlotId};
+use malloc_common::site::PtRegsWord;
+use malloc_common::tracker::{HistogramId, Kernel, Mp, MpPlace, Registers, SlotId};
 
 use crate::counts;
 use crate::fields::{
@@ -23,6 +23,7 @@ use crate::maps::{
     CHUNKS, EVENTS, FLIGHTS, FREE_SLOTS, INHERITED, LOST, PROCESSES, RECENT, SAMPLES, SLOTS, STACKS, TARGETS,
     ZERO_FLIGHT,
 };
+use crate::mp::{self, read_user};
 use crate::stack::{copy_stack, frame, saved};
 
 /// 1: every process is counted; 0: those in `TARGETS`.
@@ -31,6 +32,9 @@ static ADMIT_ALL: Global<u32> = Global::new(1);
 /// 1: chains are sent as events.
 #[unsafe(no_mangle)]
 static TRACING: Global<u32> = Global::new(0);
+/// 1: the allocator's own functions are probed, so that mapped chunks are known.
+#[unsafe(no_mangle)]
+static CHUNKS_TOLD: Global<u32> = Global::new(1);
 /// 1: page faults of mapped chunks are counted.
 #[unsafe(no_mangle)]
 static FAULTS: Global<u32> = Global::new(0);
@@ -69,6 +73,13 @@ pub fn stay_on_the_threads_stack() {
     }
 }
 
+/// Where the stack pointer lies in `pt_regs`, bytes.
+#[cfg(bpf_target_arch = "aarch64")]
+const STACK_POINTER: u64 = core::mem::offset_of!(pt_regs, sp) as u64;
+/// Where the stack pointer lies in `pt_regs`, bytes.
+#[cfg(not(bpf_target_arch = "aarch64"))]
+const STACK_POINTER: u64 = core::mem::offset_of!(pt_regs, rsp) as u64;
+
 /// The registers of a uprobe's thread.
 #[inline(always)]
 pub fn registers(regs: *const pt_regs) -> Registers {
@@ -96,16 +107,9 @@ pub fn tgid_of(task: *const u8) -> u32 {
     unsafe { read_kernel::<u32>(task as u64, &OFF_TGID) }.unwrap_or(0)
 }
 
-/// # Safety
-///
-/// Any bit pattern is a valid `T`.
-#[inline(always)]
-unsafe fn read_user<T>(address: u64, offset: u32) -> Option<T> {
-    // SAFETY: the helper checks the address and fails on one that is not mapped.
-    unsafe { bpf_probe_read_user(address.wrapping_add(u64::from(offset)) as *const T) }.ok()
-}
-
 impl Kernel for Bpf {
+    type Flight<'a> = &'a mut Flight;
+
     #[inline(always)]
     fn tgid(&self) -> u32 {
         (self.id >> 32) as u32
@@ -130,9 +134,9 @@ impl Kernel for Bpf {
     #[inline(always)]
     fn user_sp(&self) -> u64 {
         // SAFETY: the helpers return the running task and the registers with which it entered the kernel.
-        let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const pt_regs;
+        let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64;
         // SAFETY: the helper checks the address.
-        unsafe { bpf_probe_read_kernel(regs) }.map_or(0, |regs| registers(&regs).sp)
+        unsafe { bpf_probe_read_kernel(regs.wrapping_add(STACK_POINTER) as *const u64) }.unwrap_or(0)
     }
 
     #[inline(always)]
@@ -163,18 +167,13 @@ impl Kernel for Bpf {
     }
 
     #[inline(always)]
-    fn read_mp(&self, layout: MpLayout, address: u64) -> Option<Mp> {
-        let offsets = layout.offsets()?;
-        // SAFETY: the reads are checked.
-        unsafe {
-            Some(Mp {
-                threshold: read_user(address, MP_MMAP_THRESHOLD)?,
-                trim_threshold: read_user(address, MP_TRIM_THRESHOLD)?,
-                mmapped_chunks: u64::from(read_user::<u32>(address, offsets.n_mmaps)?),
-                mmapped_bytes: read_user(address, offsets.mmapped_mem)?,
-                pinned: read_user(address, offsets.no_dyn_threshold)?,
-            })
-        }
+    fn tells_chunks(&self) -> bool {
+        CHUNKS_TOLD.load() != 0
+    }
+
+    #[inline(always)]
+    fn read_mp(&self, place: MpPlace) -> Option<Mp> {
+        mp::read(place)
     }
 
     #[inline(always)]
@@ -210,7 +209,7 @@ impl Kernel for Bpf {
             (*slot).start_ns = read_kernel::<u64>(leader, &OFF_START_TIME).unwrap_or(0);
             (*slot).first_ns = self.now_ns();
             name(leader, &mut (*slot).comm);
-            (*slot).threshold = INHERITED.get_ptr(&tgid).map_or(0, |threshold| *threshold);
+            [(*slot).threshold, (*slot).mp_place] = INHERITED.get_ptr(&tgid).map_or([0; 2], |kept| *kept);
             (*slot).state = SLOT_LIVE;
         }
         if PROCESSES.insert(&tgid, &id, u64::from(BPF_NOEXIST)).is_ok() {
@@ -245,7 +244,7 @@ impl Kernel for Bpf {
     }
 
     #[inline(always)]
-    fn store_mp(&self, slot: SlotId, mp: &Mp) -> u64 {
+    fn store_mp(&self, slot: SlotId, place: MpPlace, mp: &Mp) -> u64 {
         let Some(slot) = SLOTS.get_ptr_mut(slot) else { return 0 };
         // SAFETY: aligned words that the daemon reads; threads that store at once store what they read.
         unsafe {
@@ -256,17 +255,25 @@ impl Kernel for Bpf {
             (*slot).mmapped_bytes = mp.mmapped_bytes;
             (*slot).threshold_pinned = mp.pinned;
             (*slot).threshold_ns = self.now_ns();
+            (*slot).mp_place = place.to_word();
             before
         }
     }
 
     #[inline(always)]
+    fn stored_mp(&self, slot: SlotId) -> Option<(u64, MpPlace)> {
+        let slot = SLOTS.get_ptr(slot)?;
+        // SAFETY: aligned words of a map value.
+        unsafe { Some(((*slot).threshold, MpPlace::from_word((*slot).mp_place)?)) }
+    }
+
+    #[inline(always)]
     fn bequeath(&self, slot: SlotId, child: u32) {
         if let Some(slot) = SLOTS.get_ptr(slot) {
-            // SAFETY: an aligned word of a map value.
-            let threshold = unsafe { (*slot).threshold };
-            if threshold != 0 {
-                let _ = INHERITED.insert(&child, &threshold, 0);
+            // SAFETY: aligned words of a map value.
+            let kept = unsafe { [(*slot).threshold, (*slot).mp_place] };
+            if kept[0] != 0 {
+                let _ = INHERITED.insert(&child, &kept, 0);
             }
         }
     }
@@ -310,19 +317,19 @@ impl Kernel for Bpf {
     }
 
     #[inline(always)]
-    fn with_flight<R, F: FnOnce(&mut Flight) -> R>(&self, tid: u32, f: F) -> Option<R> {
-        let flight = FLIGHTS.get_ptr_mut(&tid)?;
-        // SAFETY: only the thread itself touches its flight, and it runs here.
-        Some(f(unsafe { &mut *flight }))
+    fn flight(&self) -> Option<&mut Flight> {
+        let flight = FLIGHTS.get_ptr_mut(&self.tid())?;
+        // SAFETY: only the thread itself touches its flight, and it runs here, in one place at a time.
+        Some(unsafe { &mut *flight })
     }
 
     #[inline(always)]
-    fn open_flight(&self, tid: u32) -> bool {
-        if FLIGHTS.get_ptr(&tid).is_some() {
-            return true;
+    fn open_flight(&self) -> Option<&mut Flight> {
+        if let Some(flight) = self.flight() {
+            return Some(flight);
         }
-        let Some(empty) = ZERO_FLIGHT.get(0) else { return false };
-        FLIGHTS.insert(&tid, empty, 0).is_ok()
+        FLIGHTS.insert(&self.tid(), ZERO_FLIGHT.get(0)?, 0).ok()?;
+        self.flight()
     }
 
     #[inline(always)]
@@ -336,12 +343,15 @@ impl Kernel for Bpf {
     }
 
     #[inline(always)]
-    fn forget_chunk(&self, address: u64) -> Option<Chunk> {
+    fn chunk(&self, address: u64) -> Option<Chunk> {
         let key = ChunkKey { tgid: u64::from(self.tgid()), address };
         // SAFETY: a chunk is written before its address is the program's and taken by the call that gives it back.
-        let chunk = unsafe { CHUNKS.get(&key) }.copied()?;
-        let _ = CHUNKS.remove(&key);
-        Some(chunk)
+        unsafe { CHUNKS.get(&key) }.copied()
+    }
+
+    #[inline(always)]
+    fn forget_chunk(&self, address: u64) {
+        let _ = CHUNKS.remove(&ChunkKey { tgid: u64::from(self.tgid()), address });
     }
 
     #[inline(always)]
@@ -442,7 +452,7 @@ impl Kernel for Bpf {
     }
 
     #[inline(always)]
-    fn read_user_word(&self, address: u64) -> Option<u64> {
+    fn read_user_words(&self, address: u64) -> Option<[u64; 2]> {
         // SAFETY: the read is checked.
         unsafe { read_user(address, 0) }
     }

@@ -16,6 +16,7 @@ mod fields;
 mod kernel;
 mod machine;
 mod maps;
+mod mp;
 mod process;
 mod slow_path;
 mod stack;

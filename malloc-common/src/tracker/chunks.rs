@@ -2,6 +2,9 @@
 //!
 //! A chunk is taken out of the table when the call that unmaps or moves it *enters*: from then on until it returns no
 //! other thread can be given its address, so that what a later `mmap` remembers there is never taken for it.
+//!
+//! That call needs no probe on the way to it. Who unmaps what a chunk covers, from its first byte to its last, gives that
+//! chunk back; one whose birth was not seen is known by its own first words.
 
 use crate::abi::{Counter, Series, Syscall};
 use crate::chunk::{CHURN_NS, Chunk};
@@ -17,13 +20,44 @@ pub(super) fn mapped<K: Kernel>(k: &K, slot: SlotId, address: u64, bytes: u64, n
     remember(k, slot, address, &Chunk { born_ns: now, image_ns: k.image_ns(slot), bytes, watch });
 }
 
-/// A chunk's `munmap` or `mremap` enters: what is known of it, for the call's return.
+/// A chunk's `mremap` enters: what is known of it, for the call's return.
 #[inline(always)]
 pub(super) fn take<K: Kernel>(k: &K, slot: SlotId, address: u64) -> Chunk {
-    match k.forget_chunk(address) {
+    let chunk = k.chunk(address);
+    k.forget_chunk(address);
+    match chunk {
         Some(chunk) if chunk.image_ns == k.image_ns(slot) => chunk,
         _ => Chunk::UNKNOWN,
     }
+}
+
+/// A `munmap` enters: whether it takes a chunk, and what is known of that.
+///
+/// No `Option`, which the compiler would carry on without its value: verifiers before Linux 6.3 refuse that.
+#[inline(always)]
+pub(super) fn given_back<K: Kernel>(k: &K, slot: SlotId, address: u64, bytes: u64) -> (bool, Chunk) {
+    if bytes == 0 || !k.tells_chunks() {
+        return (false, Chunk::UNKNOWN);
+    }
+    if let Some(chunk) = k.chunk(address)
+        && chunk.bytes == bytes
+        && chunk.image_ns == k.image_ns(slot)
+    {
+        k.forget_chunk(address);
+        return (true, chunk);
+    }
+    let covered = k.read_user_words(address).is_some_and(|[before, size]| covers(before, size, bytes));
+    (covered, Chunk::UNKNOWN)
+}
+
+/// Whether these are the first words of a mapped chunk that is a whole mapping.
+///
+/// The first holds the bytes before the chunk, none, and from glibc 2.43 on in bit 0 whether its pages are huge. The second
+/// is its size, of the whole mapping to 2.42 and without its 16 bytes from 2.43 on, and `IS_MMAPPED` (2) of the three bits
+/// below. A chunk that was moved up for an alignment leaves these words as they were (`malloc/malloc.c`, 2.23 to 2.44).
+#[inline(always)]
+const fn covers(before: u64, size: u64, bytes: u64) -> bool {
+    before & !1 == 0 && size & 7 == 2 && (size & !7 == bytes || (size & !7).wrapping_add(16) == bytes)
 }
 
 /// That call returned.
@@ -56,7 +90,7 @@ pub(super) fn returned<K: Kernel>(k: &K, slot: SlotId, syscall: Syscall, call: &
 
 /// A `munmap` or `mremap` of a chunk.
 pub(super) struct Returned {
-    /// The chunk, as [`take`] knew it.
+    /// The chunk, as it was known when the call entered.
     pub(super) chunk: Chunk,
     /// Where it was.
     pub(super) address: u64,

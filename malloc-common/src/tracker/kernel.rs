@@ -1,5 +1,7 @@
 //! What the tracker needs from the kernel it runs in.
 
+use core::ops::DerefMut;
+
 use crate::abi::{Counter, Event, Flight, Series};
 use crate::chunk::{Chunk, Watch};
 use crate::loss::Loss;
@@ -16,9 +18,45 @@ pub struct Mp {
     pub mmapped_chunks: u64,
     /// `mmapped_mem`, bytes.
     pub mmapped_bytes: u64,
+    /// `n_mmaps_max`: with so many mapped chunks no other is mapped.
+    pub most_chunks: u64,
     /// `no_dyn_threshold`.
     pub pinned: u32,
+    /// [`largest_heap`](crate::site::largest_heap).
+    pub largest_heap: u64,
 }
+
+/// Where `mp_` of a process lies, and its layout there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MpPlace {
+    /// The layout.
+    pub layout: MpLayout,
+    /// The address, below 2^56.
+    pub address: u64,
+    /// A static probe tells of raises: they are not to be looked for here.
+    pub raises_told: bool,
+}
+
+impl MpPlace {
+    /// The place as [`Slot::mp_place`](crate::abi::Slot::mp_place) holds it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        self.address & ADDRESS | (self.layout as u64) << 56 | (self.raises_told as u64) << 63
+    }
+
+    /// The place in such a word; `None` where there is none.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Option<Self> {
+        match MpLayout::from_index((word >> 56) as u8 & 0x7f) {
+            MpLayout::Unknown => None,
+            layout => Some(Self { layout, address: word & ADDRESS, raises_told: word >> 63 == 1 }),
+        }
+    }
+}
+
+const ADDRESS: u64 = (1 << 56) - 1;
 
 /// An index into the table of process images.
 pub type SlotId = u32;
@@ -27,6 +65,11 @@ pub type HistogramId = u32;
 
 /// What the tracker needs from the kernel it runs in.
 pub trait Kernel {
+    /// How the state of a thread is reached.
+    type Flight<'a>: DerefMut<Target = Flight>
+    where
+        Self: 'a;
+
     /// Process id of the running thread.
     fn tgid(&self) -> u32;
     /// Thread id of the running thread.
@@ -45,19 +88,24 @@ pub trait Kernel {
     fn oom_killed(&self) -> bool;
     /// True while a tracer listens.
     fn tracing(&self) -> bool;
+    /// True when probes on the allocator tell which chunks it maps.
+    fn tells_chunks(&self) -> bool;
     /// Reads `mp_` of the running process.
-    fn read_mp(&self, layout: MpLayout, address: u64) -> Option<Mp>;
+    fn read_mp(&self, place: MpPlace) -> Option<Mp>;
 
     /// The slot that counts for a process.
     fn slot(&self, tgid: u32) -> Option<SlotId>;
     /// Takes a free slot for the running process and makes it the one that counts; of two threads that
-    /// try at once both get the same. Its threshold is what was kept for the process, if anything was.
+    /// try at once both get the same. Its threshold and the place of its `mp_` are what was kept for the process, if
+    /// anything was.
     fn open_slot(&self, born: u16) -> Option<SlotId>;
     /// Stops counting for a process; its slot keeps what it has, with this final state.
     fn close_slot(&self, tgid: u32, state: u32);
-    /// Stores what `mp_` said; returns the threshold stored before (0: none).
-    fn store_mp(&self, slot: SlotId, mp: &Mp) -> u64;
-    /// Keeps the threshold that is stored for a process, if one is, for its child.
+    /// Stores what `mp_` said, and where it lies; returns the threshold stored before (0: none).
+    fn store_mp(&self, slot: SlotId, place: MpPlace, mp: &Mp) -> u64;
+    /// The threshold that is stored (0: none), and where `mp_` was read.
+    fn stored_mp(&self, slot: SlotId) -> Option<(u64, MpPlace)>;
+    /// Keeps the threshold that is stored for a process, if one is, and the place of its `mp_` for its child.
     fn bequeath(&self, slot: SlotId, child: u32);
     /// Forgets what is kept for a process that ended or runs another program.
     fn disinherit(&self, tgid: u32);
@@ -75,18 +123,20 @@ pub trait Kernel {
     /// Forgets a process that ended.
     fn dismiss(&self, tgid: u32);
 
-    /// Runs `f` on the state of a thread, when it has one.
-    fn with_flight<R, F: FnOnce(&mut Flight) -> R>(&self, tid: u32, f: F) -> Option<R>;
-    /// Gives a thread an empty state unless it has one; false when there is no room.
-    fn open_flight(&self, tid: u32) -> bool;
+    /// The state of the running thread, when it has one. Nothing else is asked of the kernel while it is held.
+    fn flight(&self) -> Option<Self::Flight<'_>>;
+    /// The same, an empty one where it had none; `None` when there is no room.
+    fn open_flight(&self) -> Option<Self::Flight<'_>>;
     /// Takes a thread's state away.
     fn close_flight(&self, tid: u32);
 
     /// Remembers a mapped chunk of the running process in place of what was known of that address; false when there is
     /// no room.
     fn remember_chunk(&self, address: u64, chunk: &Chunk) -> bool;
-    /// Forgets the chunk at that address of the running process and returns what was known of it.
-    fn forget_chunk(&self, address: u64) -> Option<Chunk>;
+    /// What is known of the chunk at that address of the running process.
+    fn chunk(&self, address: u64) -> Option<Chunk>;
+    /// Forgets it.
+    fn forget_chunk(&self, address: u64);
     /// True when page faults are counted.
     fn counts_faults(&self) -> bool;
     /// Runs `f` on a place for a watched chunk; indices from [`crate::chunk::WATCHES`] on have none.
@@ -110,8 +160,8 @@ pub trait Kernel {
     fn crossing_to_sample(&self, slot: SlotId, now_ns: u64) -> Option<u64>;
     /// A register of the running thread, as it entered the kernel.
     fn user_register(&self, word: PtRegsWord) -> Option<u64>;
-    /// The word at a user address.
-    fn read_user_word(&self, address: u64) -> Option<u64>;
+    /// The two words at a user address.
+    fn read_user_words(&self, address: u64) -> Option<[u64; 2]>;
 }
 
 /// Registers of the running thread at a probe.
@@ -123,4 +173,20 @@ pub struct Registers {
     pub sp: u64,
     /// Address of the probed instruction.
     pub ip: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_comes_back_out_of_its_word() {
+        assert_eq!(MpPlace::from_word(0), None);
+        for raises_told in [false, true] {
+            for layout in [MpLayout::Upto234, MpLayout::From235, MpLayout::From243] {
+                let place = MpPlace { layout, address: 0x7f00_001d_3340, raises_told };
+                assert_eq!(MpPlace::from_word(place.to_word()), Some(place));
+            }
+        }
+    }
 }

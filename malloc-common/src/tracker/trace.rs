@@ -17,7 +17,7 @@ pub(super) fn lifecycle<K: Kernel>(k: &K, kind: u32, [a, b, c]: [u64; 3]) {
 pub(super) fn chain<K: Kernel>(k: &K, cookie: Cookie, r: &Registers, flags: u64) {
     let mut values = [0, 0, 0, 0, 0, 0, 0, 0, flags, 0];
     let mut chain = 0;
-    super::on_flight(k, |flight| {
+    if let Some(mut flight) = super::open_flight(k) {
         flight.chain = flight.chain.wrapping_add(1);
         flight.chained = 1;
         chain = flight.chain;
@@ -34,7 +34,7 @@ pub(super) fn chain<K: Kernel>(k: &K, cookie: Cookie, r: &Registers, flags: u64)
         if flight.arena_sp >= r.sp && flight.arena_sp <= flight.call_sp {
             values[8] |= CHAIN_HAS_ARENA;
         }
-    });
+    }
     values[6] = r.arguments[0];
     values[7] = r.arguments[1];
     values[8] |= (cookie.0 & 0xff) << 8;
@@ -64,7 +64,7 @@ pub(super) fn syscall<K: Kernel>(k: &K, syscall: Syscall, origin: Origin, result
         comm: k.comm(),
         values: [0, 0, 0, 0, 0, 0, result, nanoseconds, syscall as u64, origin as u64],
     };
-    let _ = k.with_flight(event.tid, |flight| {
+    if let Some(flight) = k.flight() {
         event.chain = flight.chain;
         event.values[0] = flight.args[0];
         event.values[1] = flight.args[1];
@@ -72,7 +72,7 @@ pub(super) fn syscall<K: Kernel>(k: &K, syscall: Syscall, origin: Origin, result
         event.values[3] = flight.args[3];
         event.values[4] = flight.args[4];
         event.values[5] = flight.args[5];
-    });
+    }
     send(k, &event);
 }
 

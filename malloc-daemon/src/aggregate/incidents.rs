@@ -215,7 +215,7 @@ mod tests {
     const CHUNK: u64 = 0x7f00_0000_0000;
 
     fn mp(threshold: u64) -> Mp {
-        Mp { threshold, trim_threshold: 2 * threshold, mmapped_chunks: 1, mmapped_bytes: 4096, pinned: 0 }
+        Mp { threshold, trim_threshold: 2 * threshold, most_chunks: 65_536, ..Mp::default() }
     }
 
     fn cross(sim: &Sim, bytes: u64) {

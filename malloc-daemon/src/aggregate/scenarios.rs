@@ -6,7 +6,7 @@ use malloc_common::abi::{CHAIN_HAS_CALL, EVENT_CHAIN, EVENT_MAPPED, EVENT_RAISE,
 use malloc_common::depth::Depth;
 use malloc_common::function::Function::{self, Calloc, Free, Malloc, PosixMemalign, Realloc};
 use malloc_common::loss::Loss;
-use malloc_common::site::{Cookie, HeapEvent, MpLayout, PtRegsWord, Role};
+use malloc_common::site::{Cookie, HeapEvent, MpLayout, PtRegsWord, Role, largest_heap};
 use malloc_common::tracker::Mp;
 use proptest::prelude::*;
 
@@ -18,6 +18,7 @@ use crate::collect::{Collector, RawImage};
 mod chunks;
 mod faults;
 mod killed;
+mod spared;
 mod unchanged;
 
 const KEEP: Keep =
@@ -59,7 +60,9 @@ fn by_origin(process: &Process, origin: Origin) -> u64 {
 }
 
 fn mp(threshold: u64, pinned: u32) -> Mp {
-    Mp { threshold, trim_threshold: 2 * threshold, mmapped_chunks: 1, mmapped_bytes: 4096, pinned }
+    let largest_heap = largest_heap(0);
+    let held = Mp { mmapped_chunks: 1, mmapped_bytes: 4096, most_chunks: 65_536, largest_heap, ..Mp::default() };
+    Mp { threshold, trim_threshold: 2 * threshold, pinned, ..held }
 }
 
 #[test]

@@ -1,13 +1,11 @@
 //! The ring of arenas, from `main_arena` by `next` back to it.
 
-use malloc_common::site::ArenaOffsets;
+use malloc_common::site::{ArenaOffsets, largest_heap};
 
 use super::bins::{self, Chunks};
 use super::{ARENAS, Bytes, CHUNKS, Memory, Place, Regions};
 use crate::aggregate::heap::Arena;
 
-/// `HEAP_MAX_SIZE`: the heap of an arena other than the main one begins at a multiple of it.
-const HEAP_BYTES: u64 = 64 << 20;
 /// Bytes of an arena up to the last field that is read; the largest layout has 2,200.
 pub(super) const ARENA_BYTES: usize = 2_200;
 /// An arena that changes while its bins are walked is walked again, so often in all.
@@ -22,8 +20,8 @@ pub(super) fn read(
 ) -> Result<(Vec<Arena>, bool), &'static str> {
     let main = place.main_arena.ok_or("main_arena was not found")?;
     let offsets = place.arena_layout.offsets().ok_or("the layout of an arena is not known")?;
-    // With heaps of huge pages (glibc 2.35) a heap takes four of them.
-    let heap_bytes = if huge_page.is_power_of_two() { huge_page.saturating_mul(4) } else { HEAP_BYTES };
+    // A heap begins at a multiple of its greatest size.
+    let heap_bytes = largest_heap(if huge_page.is_power_of_two() { huge_page } else { 0 });
     let ring = Ring { memory, regions, offsets, main, heap_bytes, place };
     let mut arenas = Vec::new();
     let mut seen = std::collections::HashSet::new();

@@ -14,7 +14,7 @@ use malloc_common::chunk::{CHUNK_KEY_WORDS, CHUNK_WORDS, Chunk, ChunkKey};
 use malloc_common::loss::LOSSES;
 use malloc_common::maps::spares;
 use malloc_common::stripe::{STRIPE_WORDS, STRIPES};
-use malloc_common::tracker::empty_flight;
+use malloc_common::tracker::{MpPlace, empty_flight};
 
 use super::rows::Rows;
 use super::{Collector, EventSource, RawImage, RawSnapshot};
@@ -118,18 +118,23 @@ impl BpfCollector {
     /// nothing when it has one, or when none is free: its first event then counts the loss.
     ///
     /// `threshold` is its mmap threshold as just read, 0 if it was not: a rise from there is the first that is seen.
-    pub fn adopt(&mut self, pid: u32, start_ns: u64, comm: &str, threshold: u64) {
+    /// `place` is where its `mp_` lies.
+    pub fn adopt(&mut self, pid: u32, start_ns: u64, comm: &str, threshold: u64, place: Option<MpPlace>) {
+        let mp_place = place.map_or(0, MpPlace::to_word);
         if let Ok(index) = self.processes.get(&pid, 0) {
             // What the kernel side has read meanwhile is newer.
-            if let Some(word) =
-                self.rows.slots.row(index as usize).get(const { std::mem::offset_of!(Slot, threshold) / 8 })
-            {
-                let _ = word.compare_exchange(0, threshold, Ordering::AcqRel, Ordering::Relaxed);
+            let row = self.rows.slots.row(index as usize);
+            let (threshold_at, place_at) =
+                const { (std::mem::offset_of!(Slot, threshold) / 8, std::mem::offset_of!(Slot, mp_place) / 8) };
+            for (at, value) in [(threshold_at, threshold), (place_at, mp_place)] {
+                if let Some(word) = row.get(at) {
+                    let _ = word.compare_exchange(0, value, Ordering::AcqRel, Ordering::Relaxed);
+                }
             }
             return;
         }
         let Ok(index) = self.free_slots.pop(0) else { return };
-        let mut slot = Slot { tgid: pid, start_ns, first_ns: boot_ns(), threshold, ..Slot::FREE };
+        let mut slot = Slot { tgid: pid, start_ns, first_ns: boot_ns(), threshold, mp_place, ..Slot::FREE };
         for (to, from) in slot.comm.iter_mut().zip(comm.bytes().take(15)) {
             *to = from;
         }

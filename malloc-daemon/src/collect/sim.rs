@@ -1,6 +1,6 @@
 //! A kernel made of plain collections, with the same capacities: the tracker runs on it without root.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use malloc_common::function::Function;
 use malloc_common::histogram;
 use malloc_common::loss::{LOSSES, Loss};
 use malloc_common::site::{Cookie, MpLayout, PtRegsWord, Role};
-use malloc_common::tracker::{self, HistogramId, Kernel, Mp, Registers, SlotId, empty_flight};
+use malloc_common::tracker::{self, HistogramId, Kernel, Mp, MpPlace, Registers, SlotId, empty_flight};
 
 use super::{Collector, RawImage, RawSnapshot};
 
@@ -59,7 +59,7 @@ pub struct Sim {
     histograms: RefCell<Vec<Histogram>>,
     free_histograms: RefCell<VecDeque<u32>>,
     processes: RefCell<BTreeMap<u32, u32>>,
-    inherited: RefCell<BTreeMap<u32, u64>>,
+    inherited: RefCell<BTreeMap<u32, (u64, u64)>>,
     targets: Option<RefCell<BTreeSet<u32>>>,
     flights: RefCell<BTreeMap<u32, Flight>>,
     chunks: RefCell<BTreeMap<ChunkKey, Chunk>>,
@@ -262,6 +262,8 @@ impl Sim {
 }
 
 impl Kernel for Sim {
+    type Flight<'a> = RefMut<'a, Flight>;
+
     fn tgid(&self) -> u32 {
         self.running.get().0
     }
@@ -298,7 +300,11 @@ impl Kernel for Sim {
         self.tracing.get()
     }
 
-    fn read_mp(&self, _: MpLayout, _: u64) -> Option<Mp> {
+    fn tells_chunks(&self) -> bool {
+        true
+    }
+
+    fn read_mp(&self, _: MpPlace) -> Option<Mp> {
         self.task(|task| task.mp)
     }
 
@@ -315,7 +321,7 @@ impl Kernel for Sim {
         slot.start_ns = self.task(|task| task.start_ns);
         slot.first_ns = self.now.get();
         slot.comm = self.comm();
-        slot.threshold = self.inherited.borrow().get(&self.tgid()).copied().unwrap_or(0);
+        (slot.threshold, slot.mp_place) = self.inherited.borrow().get(&self.tgid()).copied().unwrap_or_default();
         slot.state = SLOT_LIVE;
         self.processes.borrow_mut().insert(self.tgid(), id);
         Some(id)
@@ -329,7 +335,7 @@ impl Kernel for Sim {
         }
     }
 
-    fn store_mp(&self, slot: SlotId, mp: &Mp) -> u64 {
+    fn store_mp(&self, slot: SlotId, place: MpPlace, mp: &Mp) -> u64 {
         let slot = &mut self.slots.borrow_mut()[slot as usize];
         let before = slot.threshold;
         slot.threshold = mp.threshold;
@@ -338,13 +344,19 @@ impl Kernel for Sim {
         slot.mmapped_bytes = mp.mmapped_bytes;
         slot.threshold_pinned = mp.pinned;
         slot.threshold_ns = self.now.get();
+        slot.mp_place = place.to_word();
         before
     }
 
+    fn stored_mp(&self, slot: SlotId) -> Option<(u64, MpPlace)> {
+        let slot = &self.slots.borrow()[slot as usize];
+        Some((slot.threshold, MpPlace::from_word(slot.mp_place)?))
+    }
+
     fn bequeath(&self, slot: SlotId, child: u32) {
-        let threshold = self.slots.borrow()[slot as usize].threshold;
+        let Slot { threshold, mp_place, .. } = self.slots.borrow()[slot as usize];
         if threshold != 0 {
-            self.inherited.borrow_mut().insert(child, threshold);
+            self.inherited.borrow_mut().insert(child, (threshold, mp_place));
         }
     }
 
@@ -387,20 +399,14 @@ impl Kernel for Sim {
         }
     }
 
-    fn with_flight<R, F: FnOnce(&mut Flight) -> R>(&self, tid: u32, f: F) -> Option<R> {
-        self.flights.borrow_mut().get_mut(&tid).map(f)
+    fn flight(&self) -> Option<RefMut<'_, Flight>> {
+        RefMut::filter_map(self.flights.borrow_mut(), |flights| flights.get_mut(&self.tid())).ok()
     }
 
-    fn open_flight(&self, tid: u32) -> bool {
-        let mut flights = self.flights.borrow_mut();
-        if flights.contains_key(&tid) {
-            return true;
-        }
-        if flights.len() >= self.room.flights {
-            return false;
-        }
-        flights.insert(tid, empty_flight());
-        true
+    fn open_flight(&self) -> Option<RefMut<'_, Flight>> {
+        let (tid, flights) = (self.tid(), self.flights.borrow_mut());
+        let room = flights.contains_key(&tid) || flights.len() < self.room.flights;
+        room.then(|| RefMut::map(flights, |flights| flights.entry(tid).or_insert_with(empty_flight)))
     }
 
     fn close_flight(&self, tid: u32) {
@@ -417,8 +423,12 @@ impl Kernel for Sim {
         room
     }
 
-    fn forget_chunk(&self, address: u64) -> Option<Chunk> {
-        self.chunks.borrow_mut().remove(&ChunkKey { tgid: self.tgid().into(), address })
+    fn chunk(&self, address: u64) -> Option<Chunk> {
+        self.chunks.borrow().get(&ChunkKey { tgid: self.tgid().into(), address }).copied()
+    }
+
+    fn forget_chunk(&self, address: u64) {
+        self.chunks.borrow_mut().remove(&ChunkKey { tgid: self.tgid().into(), address });
     }
 
     fn counts_faults(&self) -> bool {
@@ -474,8 +484,11 @@ impl Kernel for Sim {
         self.user_registers.borrow().get(&word.offset()).copied()
     }
 
-    fn read_user_word(&self, address: u64) -> Option<u64> {
-        self.words.borrow().get(&address).copied()
+    fn read_user_words(&self, address: u64) -> Option<[u64; 2]> {
+        let words = self.words.borrow();
+        let word = |at: u64| words.get(&at).copied();
+        // What a scenario does not say is nothing.
+        Some([word(address).unwrap_or(0), word(address + 8)?])
     }
 }
 

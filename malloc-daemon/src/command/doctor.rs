@@ -229,6 +229,7 @@ fn trials(lacking: &[&str], libc: Option<&Library>) -> (Vec<Finding>, Refused, O
     let ms = |since: Instant| since.elapsed().as_millis();
     let options = Options {
         depth: Depth::Syscall,
+        deepens: true,
         selection: Selection::Chosen,
         tracing: false,
         faults: false,

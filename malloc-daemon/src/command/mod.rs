@@ -116,6 +116,7 @@ fn recording(
         // Asked for by hand, for a while: nothing is left out.
         budget: None,
         depth,
+        deepens: false,
         selection,
         tracing,
         // A trace prints none.

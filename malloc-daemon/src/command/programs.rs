@@ -20,6 +20,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         let object = Object::load(&Options {
             admit_all,
             tracing,
+            chunks: true,
             faults: true,
             offsets: Offsets::default(),
             capacities: Capacities::SMALL,

@@ -154,7 +154,8 @@ impl ProbedFile {
     }
 
     fn hooks(&self, from: Depth, to: Depth) -> impl Iterator<Item = &Hook> {
-        self.located.hooks.iter().filter(move |hook| hook.depth > from && hook.depth <= to)
+        let wanted = move |hook: &&Hook| hook.depth > from && hook.depth <= to && !self.spared.contains(&hook.role);
+        self.located.hooks.iter().filter(wanted)
     }
 
     fn probes(&self, scope: Scope, from: Depth, to: Depth, is_blank: bool) -> FileProbes {

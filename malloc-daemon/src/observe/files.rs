@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use malloc_common::abi::Origin;
 use malloc_common::depth::Depth;
-use malloc_common::site::{HeapEvent, Role};
+use malloc_common::site::Role;
+use malloc_common::tracker::MpPlace;
 
 use super::cache::Cache;
 use super::census::Serving;
 use super::described::described;
 use super::disused::{InUse, Mapped};
-use super::programs::is_the_probe_of;
+use super::programs::spared;
 use super::shapes::Shapes;
 use super::windows::Windows;
 use crate::aggregate::model::{Allocator, Probe, Verdict};
@@ -21,8 +21,7 @@ use crate::collect::boot_ns;
 use crate::host::file::{FileKey, Root, TargetFile};
 use crate::host::maps::Device;
 use crate::probes::{Attached, Object, Scope};
-use crate::targets::decode::Execution;
-use crate::targets::{ElfError, Hook, Located};
+use crate::targets::{ElfError, Located};
 
 /// Files that carry probes at one time. A host has one libc, and one for each distinct container image.
 pub const PROBED_FILES: usize = 256;
@@ -93,6 +92,8 @@ pub struct ProbedFile {
     pub(super) file: TargetFile,
     /// What was found in it.
     pub located: Located,
+    /// Roles whose probes are not attached.
+    pub(super) spared: Vec<Role>,
     /// How it is described to users.
     described: Arc<Allocator>,
     pub(super) attachments: Vec<Attachment>,
@@ -132,6 +133,8 @@ pub struct Files {
     pub(super) probed: BTreeMap<FileKey, ProbedFile>,
     /// Dear probes are attached, too: see [`Located::leave_stepped`].
     stepped: bool,
+    /// Every step is traced.
+    tracing: bool,
     /// Mapped files that were looked at.
     by_inode: HashMap<MappedFile, Known>,
     /// How loaders map the code of allocators.
@@ -158,8 +161,8 @@ const INODES: usize = 65_536;
 impl Files {
     /// No file yet; `stepped`: dear probes are attached, too; `windows` keeps the probes of single processes within their
     /// budget.
-    pub fn new(stepped: bool, windows: Option<Windows>) -> Self {
-        Self { stepped, windows, ..Self::default() }
+    pub fn new(stepped: bool, tracing: bool, windows: Option<Windows>) -> Self {
+        Self { stepped, tracing, windows, ..Self::default() }
     }
 
     /// What a mapped inode is known to be.
@@ -228,6 +231,13 @@ impl Files {
         self.get(&serving.key)?.place(serving.mapped_at, serving.mapped_offset)
     }
 
+    /// Where `mp_` lies in a process, for the kernel side.
+    pub fn mp_place(&self, serving: &Serving) -> Option<MpPlace> {
+        let Place { mp, mp_layout, .. } = self.place(serving)?;
+        let raises_told = self.get(&serving.key)?.located.hooks.iter().any(|hook| hook.role == Role::Raise);
+        Some(MpPlace { layout: mp_layout, address: mp, raises_told })
+    }
+
     /// A number that is another one after anything that processes are described by has changed.
     pub fn state(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -286,8 +296,18 @@ impl Files {
         self.shapes.learn_file(&file);
         let (attachments, places) = (Vec::new(), HashSet::new());
         let described = Arc::new(described(&file, &located));
-        let probed =
-            ProbedFile { file, described, located, attachments, overwritten: false, places, used_ns: boot_ns() };
+        // A trace shows every step.
+        let spared = if self.tracing { Vec::new() } else { spared(&located.hooks) };
+        let probed = ProbedFile {
+            file,
+            described,
+            located,
+            spared,
+            attachments,
+            overwritten: false,
+            places,
+            used_ns: boot_ns(),
+        };
         self.probed.insert(key, probed);
         Ok(key)
     }
@@ -393,71 +413,6 @@ impl ProbedFile {
     /// Whether its probes had to go.
     pub fn was_overwritten(&self) -> bool {
         self.overwritten
-    }
-
-    /// How deep a process that uses this file is probed, since when, and what of that is not measured. `off`: why nothing
-    /// is attached.
-    pub fn measures(&self, pid: u32, off: Option<&str>) -> (Depth, u64, Vec<(Depth, String)>) {
-        if let Some(why) = off {
-            let levels = [Depth::Sysmalloc, Depth::Arena, Depth::Call].map(|level| (level, why.to_owned()));
-            return (Depth::Syscall, 0, levels.to_vec());
-        }
-        if self.overwritten {
-            let why = "its libc was overwritten in place";
-            let levels = [Depth::Sysmalloc, Depth::Arena, Depth::Call].map(|level| (level, why.to_owned()));
-            return (Depth::Syscall, 0, levels.to_vec());
-        }
-        let mine = |a: &&Attachment| a.scope == Scope::AllProcesses || a.scope == Scope::Process(pid);
-        let attached = || self.attachments.iter().filter(mine);
-        let depth = attached().filter(|a| a.broken.is_none()).map(|a| a.depth).max().unwrap_or(Depth::Syscall);
-        let since_ns = attached().map(|a| a.since_ns).max().unwrap_or(0);
-        let mut not_measured: Vec<_> =
-            attached().filter_map(|a| a.broken.as_ref().map(|broken| (a.depth, broken.why().to_owned()))).collect();
-        for level in [Depth::Sysmalloc, Depth::Arena, Depth::Call] {
-            if level <= depth && !self.located.hooks.iter().any(|hook| is_the_probe_of(hook.role, level)) {
-                let why = self.located.missing.iter().find(|m| m.depth == level);
-                not_measured.push((level, why.map_or_else(|| format!("no probe site for {level}"), |m| m.why.clone())));
-            }
-        }
-        (depth, since_ns, not_measured)
-    }
-
-    /// Origins that no probe on this file tells; "other" is told only when all the rest are.
-    pub fn untold(&self) -> Vec<Origin> {
-        let has = |roles: &[Role]| self.located.hooks.iter().any(|hook| roles.contains(&hook.role));
-        let told = [
-            (Origin::MmapCrossing, has(&[Role::MapChunk])),
-            (Origin::MmapFallback, has(&[Role::MapChunk, Role::MapFallback])),
-            (Origin::MmapArenaHeap, has(&[Role::MapHeap])),
-            (Origin::MunmapChunk, has(&[Role::UnmapChunk])),
-            (Origin::MunmapArenaHeap, has(&[Role::UnmapHeap])),
-            (Origin::MremapChunk, has(&[Role::RemapChunk])),
-            (Origin::BrkGrowth, has(&[Role::Grow])),
-            (Origin::BrkTrim, has(&[Role::Trim])),
-        ];
-        let mut untold: Vec<_> = told.iter().filter(|(_, told)| !told).map(|(origin, _)| *origin).collect();
-        for other in [Origin::MmapOther, Origin::MunmapOther, Origin::MremapOther, Origin::BrkOther] {
-            if untold.iter().any(|origin| origin.syscall() == other.syscall()) {
-                untold.push(other);
-            }
-        }
-        untold
-    }
-
-    /// Roles whose probe sits on an instruction that the kernel steps over.
-    pub fn stepped(&self) -> Vec<Role> {
-        let stepped = |hook: &&Hook| matches!(hook.execution, Execution::SingleStepped(_));
-        self.located.hooks.iter().filter(stepped).map(|hook| hook.role).collect()
-    }
-
-    /// What its static probes tell.
-    pub fn told(&self) -> Vec<HeapEvent> {
-        HeapEvent::ALL.into_iter().filter(|event| self.tells(*event)).collect()
-    }
-
-    /// Whether a static probe of it tells that.
-    pub fn tells(&self, event: HeapEvent) -> bool {
-        self.located.hooks.iter().any(|hook| hook.role == Role::Told(event))
     }
 
     /// How the allocator is described to users.

@@ -13,6 +13,7 @@ mod faults;
 mod files;
 mod heaps;
 mod known;
+mod measured;
 mod naming;
 mod observer;
 mod options;

@@ -130,6 +130,7 @@ impl Observer {
         let load = probes::Options {
             admit_all: options.selection == Selection::Everything,
             tracing: options.tracing,
+            chunks: options.depth > Depth::Syscall || options.deepens,
             faults: options.faults,
             stacks: match options.selection {
                 Selection::Everything => STACKS,
@@ -172,7 +173,7 @@ impl Observer {
         Ok(Self {
             options,
             disused: Disused::start().map_err(StartError::Thread)?,
-            files: Files::new(options.stepped, windows),
+            files: Files::new(options.stepped, options.tracing, windows),
             lifecycle,
             syscalls,
             faults,
@@ -285,8 +286,9 @@ impl Observer {
     fn adopt(&mut self, pid: Pid, serving: Option<&Serving>) {
         let place = serving.and_then(|serving| self.files.place(serving));
         let threshold = place.map_or(0, |place| threshold::resident(pid, place).unwrap_or(0));
+        let place = serving.and_then(|serving| self.files.mp_place(serving));
         if let Ok(Some(stat)) = process::stat(pid) {
-            self.collector.adopt(pid.0, stat.start_ticks * NANOSECONDS_PER_TICK, &stat.comm, threshold);
+            self.collector.adopt(pid.0, stat.start_ticks * NANOSECONDS_PER_TICK, &stat.comm, threshold, place);
         }
     }
 

@@ -31,6 +31,8 @@ pub enum Probing {
 pub struct Options {
     /// How deep files are probed for all their users.
     pub depth: Depth,
+    /// They may be probed deeper later.
+    pub deepens: bool,
     /// Which processes are counted.
     pub selection: Selection,
     /// Chains are sent as events.

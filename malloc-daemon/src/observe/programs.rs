@@ -17,6 +17,17 @@ pub fn is_the_probe_of(role: Role, level: Depth) -> bool {
     }
 }
 
+/// Roles that no probe is needed for, each of which would be a trap for every mapped chunk: `sysmalloc` is sure to map
+/// one when its request and `mp_` say so, and what gives one back is known by its address
+/// ([`tracker`](malloc_common::tracker)).
+pub fn spared(hooks: &[Hook]) -> Vec<Role> {
+    let mut entries = hooks.iter().filter(|hook| hook.role == Role::Sysmalloc).peekable();
+    if entries.peek().is_none() || !entries.all(|hook| hook.cookie.mp(hook.vaddr).is_some()) {
+        return Vec::new();
+    }
+    vec![Role::MapChunk, Role::MunmapChunk, Role::UnmapChunk]
+}
+
 /// Hooks by the program that serves them. Branches come first and transfers before calls: an entry that is counted
 /// while the probe on the branch before it is not there yet would count twice.
 pub fn programs<'a>(hooks: impl Iterator<Item = &'a Hook>) -> Vec<(&'static str, Vec<Site>)> {

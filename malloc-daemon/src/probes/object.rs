@@ -113,6 +113,8 @@ pub struct Options {
     pub admit_all: bool,
     /// Send chains as events.
     pub tracing: bool,
+    /// The allocator's functions are probed or may come to be: tell mapped chunks from other memory that is unmapped.
+    pub chunks: bool,
     /// Count page faults of mapped chunks.
     pub faults: bool,
     /// How many stacks of crossings all processes together may send.
@@ -183,12 +185,14 @@ impl Object {
         let (admit_all, tracing, o) = (flag(options.admit_all), flag(options.tracing), options.offsets);
         let stacks = options.stacks;
         let (faults, oom_mm) = (flag(options.faults), o.oom_mm.unwrap_or(u32::MAX));
+        let chunks = flag(options.chunks);
         let mut loader = EbpfLoader::new();
         loader
             // Nothing is relocated by the kernel's BTF; aya would parse all 5 MB of it.
             .btf(None)
             .override_global("ADMIT_ALL", &admit_all, true)
             .override_global("TRACING", &tracing, true)
+            .override_global("CHUNKS_TOLD", &chunks, true)
             .override_global("FAULTS", &faults, true)
             .override_global("STACK_EVERY", &stacks.every_ns, true)
             .override_global("STACK_BURST", &stacks.burst_ns, true)

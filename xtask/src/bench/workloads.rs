@@ -87,12 +87,14 @@ pub const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "cc",
-        shown: "cc -O1 -c of a generated file with 150 functions",
+        shown: "cc1 -O1 of a preprocessed file with 150 functions: the compiler itself, which `cc` starts. heaptrack \
+                observes the program that it is preloaded into and none that this one starts",
         quick: true,
         repeats: 1,
         run: |place, prepare| {
-            let source = place.folder.join("generated.c").display().to_string();
-            program(prepare, "cc", &["-O1", "-c", "-o", "/dev/null", &source])
+            let source = place.folder.join(PREPROCESSED).display().to_string();
+            let compiler = compiler()?;
+            program(prepare, &compiler, &["-fpreprocessed", "-quiet", "-O1", "-o", "/dev/null", &source])
         },
     },
     Workload {
@@ -105,20 +107,21 @@ pub const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "20 starts",
-        shown: "sh -c with 20 times /bin/true: what a program costs that does nothing but start",
+        shown: "20 times /bin/true: what a program costs that does nothing but start",
         quick: false,
         repeats: 1,
-        run: |_, prepare| program(prepare, "sh", &["-c", STARTS]),
+        run: starts,
     },
 ];
-
-const STARTS: &str = "i=0; while [ $i -lt 20 ]; do /bin/true; i=$((i+1)); done";
 
 const SQL: &str = "create table t(a,b); with recursive c(x) as (select 1 union all select x+1 from c where \
                    x<60000) insert into t select x, hex(randomblob(20)) from c; create index i on t(b); \
                    select sum(a) from t;";
 const JSON: &str = "import json\nd=[{'id':i,'name':'n%d'%i,'tags':['a','b',str(i)]} for i in range(400)]\n\
                     for _ in range(60): json.loads(json.dumps(d))";
+
+/// What the compiler is given.
+const PREPROCESSED: &str = "generated.i";
 
 /// A run that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -140,7 +143,23 @@ pub fn prepare(place: &Place) -> Result<()> {
         ));
     }
     let generated = place.folder.join("generated.c");
-    fs::write(&generated, text).with_context(|| format!("cannot write {}", generated.display()))
+    fs::write(&generated, text).with_context(|| format!("cannot write {}", generated.display()))?;
+    shell::run(Command::new("cc").args(["-E", "-o"]).arg(place.folder.join(PREPROCESSED)).arg(&generated))
+}
+
+/// The program that `cc` runs to compile.
+fn compiler() -> Result<String> {
+    let told = shell::capture(Command::new("cc").arg("-print-prog-name=cc1"));
+    told.filter(|path| path.starts_with('/')).context("cc runs no cc1: it is not GCC")
+}
+
+fn starts(_: &Place, prepare: Prepare<'_>) -> Result<Sample> {
+    let mut sum = Sample { cpu: 0.0, wall: 0.0 };
+    for _ in 0..20 {
+        let one = program(prepare, "/bin/true", &[])?;
+        sum = Sample { cpu: sum.cpu + one.cpu, wall: sum.wall + one.wall };
+    }
+    Ok(sum)
 }
 
 fn pairs(place: &Place, prepare: Prepare<'_>, arguments: &[&str]) -> Result<Sample> {
