@@ -52,3 +52,37 @@ pub fn programs<'a>(hooks: impl Iterator<Item = &'a Hook>) -> Vec<(&'static str,
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use malloc_common::site::{Cookie, MpLayout};
+
+    use super::*;
+    use crate::targets::decode::{Emulation, Execution};
+
+    fn hook(role: Role, distance: Option<i32>) -> Hook {
+        let cookie = distance.map_or(Cookie::new(role), |d| Cookie::new(role).with_mp(MpLayout::From235, d));
+        let execution = Execution::Emulated(Emulation::Call);
+        let depth = Depth::of(role);
+        Hook {
+            role,
+            symbol: String::new(),
+            offset_in_symbol: 0,
+            vaddr: 0x1000,
+            file_offset: 0x1000,
+            cookie,
+            execution,
+            pushed_bytes: 0,
+            depth,
+        }
+    }
+
+    #[test]
+    fn probes_on_the_way_of_mapped_chunks_are_spared_where_every_sysmalloc_finds_mp() {
+        let (branch, entry, blind) =
+            (hook(Role::MapChunk, None), hook(Role::Sysmalloc, Some(64)), hook(Role::Sysmalloc, None));
+        assert_eq!(spared(&[branch.clone(), entry.clone()]), [Role::MapChunk, Role::MunmapChunk, Role::UnmapChunk]);
+        assert_eq!(spared(&[branch.clone(), entry, blind]), []);
+        assert_eq!(spared(&[branch]), []);
+    }
+}

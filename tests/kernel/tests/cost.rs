@@ -1,7 +1,7 @@
 //! What observing costs is told: prices measured at start, hits counted, their product in every answer.
 #![cfg(feature = "real-kernel")]
 
-use kernel_tests::daemon::{Serving, record_program};
+use kernel_tests::daemon::{Serving, record_at, record_program};
 use kernel_tests::victim;
 use serde_json::Value;
 
@@ -23,6 +23,20 @@ fn every_hit_of_a_recorded_program_is_in_its_cost() {
     // A trap takes no less than 50 ns on any machine, and a counted call no more than 100 us.
     let each = cost["ms_by_depth"]["call"].as_f64().expect("ms") * 1e6 / hits as f64;
     assert!(each > 50.0 && each < 100_000.0, "{each} ns for a call: {cost}");
+}
+
+// COST-1: of the way from `sysmalloc` to `mmap`, and from `free` to `munmap`, one instruction carries a probe.
+#[test]
+fn a_mapped_chunk_takes_one_hit_in_its_life() {
+    let recording = record_at("sysmalloc", "mapped_chunks", &["1", "400", "200000"]);
+    let (_, image) = recording.only();
+    let number = |path: &str| image.number(path);
+    let hits = number("/cost/hits/sysmalloc");
+    // Resizing and the heap have a probe each on the branch to their system call.
+    let others = number("/syscalls/mremap/calls") + number("/syscalls/brk/calls");
+    let entries = number("/funnel/sysmalloc/calls");
+    assert!(number("/crossings/calls") > 300 && number("/syscalls/munmap/by_origin/chunk") > 200, "{:?}", image.0);
+    assert!(hits >= entries && hits <= entries + others + 16, "{hits} hits, {entries} entries, {others} others");
 }
 
 // COST-1
