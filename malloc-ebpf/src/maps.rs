@@ -46,8 +46,8 @@ pub static RECENT: Array<u32> = Array::with_max_entries(RECENT_SLOTS, 0);
 #[map]
 pub static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(TARGETS_DEFAULT, 0);
 
-/// Process id -> the mmap threshold it was forked with, and the place of its `mp_`. `task_fork` inserts where the parent's is known, `task_exec`
-/// and `task_exit` delete. Full: the oldest goes, and a first rise of its is not seen.
+/// Process id -> the mmap threshold it was forked with, and the place of its `mp_`. `task_fork` inserts where the
+/// parent's is known, `task_exec` and `task_exit` delete. Full: the oldest goes, and a first rise of its is not seen.
 #[map]
 pub static INHERITED: LruHashMap<u32, [u64; 2]> = LruHashMap::with_max_entries(INHERITED_ENTRIES, 0);
 

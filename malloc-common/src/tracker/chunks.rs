@@ -60,7 +60,7 @@ const fn covers(before: u64, size: u64, bytes: u64) -> bool {
     before & !1 == 0 && size & 7 == 2 && (size & !7 == bytes || (size & !7).wrapping_add(16) == bytes)
 }
 
-/// That call returned.
+/// A chunk's `munmap` or `mremap` returned.
 #[inline(always)]
 pub(super) fn returned<K: Kernel>(k: &K, slot: SlotId, syscall: Syscall, call: &Returned) {
     let chunk = &call.chunk;

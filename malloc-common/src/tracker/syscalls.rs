@@ -135,7 +135,7 @@ fn asker(flight: &Flight, syscall: Syscall, args: &[u64; 6], sp: u64) -> Option<
     }
     let origin = attributed(Cookie(flight.branch_role as u64).role()?, syscall)?;
     match origin {
-        // What was expected at the entry of `sysmalloc` is more than what it was asked for, and of no file.
+        // What `sysmalloc` maps is of no file, and no less than its request.
         Origin::MmapCrossing | Origin::MmapFallback if args[3] & MAP_ANONYMOUS == 0 || args[1] < flight.nb => None,
         _ => Some(origin),
     }
